@@ -1,0 +1,1 @@
+//! The `pyrograph` command line.

@@ -1,0 +1,1 @@
+//! Image-pair data sets: sources, transforms, order and a resumable loader.

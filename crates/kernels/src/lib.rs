@@ -1,0 +1,1 @@
+//! Tensor operations of diffusion models: attention, group norm + SiLU, GEGLU.

@@ -1,0 +1,1 @@
+//! A loaded Stable Diffusion bundle with ControlNet, and generate.

@@ -1,0 +1,1 @@
+//! CLIP text encoder and tokenizer, equal to transformers.

@@ -1,0 +1,1 @@
+//! ControlNet training: plan, step, loop, checkpoints, validation, events.

@@ -1,0 +1,1 @@
+//! UNet2DCondition and ControlNet as Burn modules, equal to diffusers.

@@ -1,0 +1,1 @@
+//! AutoencoderKL as a Burn module, equal to diffusers.

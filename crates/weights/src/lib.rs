@@ -1,0 +1,1 @@
+//! Diffusers folders and safetensors to and from any Burn module, strictly.
