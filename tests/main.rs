@@ -1,1 +1,3 @@
-//! Integration tests.
+//! The one integration-test binary: parity with diffusers, the command line, resuming and faults.
+
+mod parity;
