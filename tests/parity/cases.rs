@@ -90,8 +90,8 @@ impl Tensors {
 /// magnitude (of 1 if that is smaller than 1e-6).
 pub(crate) fn assert_close<const D: usize>(what: &str, actual: Tensor<D>, expected: Tensor<D>, tolerance: f64) {
     assert_eq!(actual.dims(), expected.dims(), "{what}: shape");
-    let actual = actual.into_data().convert::<f32>().into_vec::<f32>().expect("f32");
-    let expected = expected.into_data().convert::<f32>().into_vec::<f32>().expect("f32");
+    let actual = actual.try_into_vec_as::<f32>().expect("f32");
+    let expected = expected.try_into_vec_as::<f32>().expect("f32");
     let scale = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let scale = if scale < 1e-6 { 1.0 } else { f64::from(scale) };
     let worst = actual

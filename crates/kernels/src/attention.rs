@@ -1,0 +1,69 @@
+//! Scaled dot-product attention over several heads.
+
+use burn::prelude::*;
+use burn::tensor::module;
+
+/// Scaled dot-product attention, `softmax(q k^T / sqrt(d_head)) v`, without mask or dropout.
+///
+/// On a device without autodiff the backend's own kernel runs, which never stores the score matrix; on an
+/// autodiff device Burn composes it from primitive operations.
+///
+/// # Shapes
+/// - query: `[batch, n_heads, n_queries, d_head]`
+/// - key and value: `[batch, n_heads, n_keys, d_head]`
+/// - output: `[batch, n_heads, n_queries, d_head]`
+///
+/// Source: Vaswani et al. 2017, eq. 1.
+#[must_use]
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    module::attention(query, key, value, None, None, Default::default())
+}
+
+/// Splits the model width into heads.
+///
+/// # Shapes
+/// - input: `[batch, tokens, d_model]`
+/// - output: `[batch, n_heads, tokens, d_model / n_heads]`
+///
+/// # Panics
+/// If `n_heads` does not divide `d_model`.
+#[must_use]
+pub fn split_heads(tokens: Tensor<3>, n_heads: usize) -> Tensor<4> {
+    let [batch, n_tokens, d_model] = tokens.dims();
+    tokens.reshape([batch, n_tokens, n_heads, d_model / n_heads]).swap_dims(1, 2)
+}
+
+/// Undoes [`split_heads`].
+///
+/// # Shapes
+/// - input: `[batch, n_heads, tokens, d_head]`
+/// - output: `[batch, tokens, n_heads * d_head]`
+#[must_use]
+pub fn merge_heads(heads: Tensor<4>) -> Tensor<3> {
+    let [batch, n_heads, n_tokens, d_head] = heads.dims();
+    heads.swap_dims(1, 2).reshape([batch, n_tokens, n_heads * d_head])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_undoes_splitting() {
+        let tokens = Tensor::<1, Int>::arange(0..2 * 5 * 12, &Device::flex()).float().reshape([2, 5, 12]);
+        let heads = split_heads(tokens.clone(), 3);
+        assert_eq!(heads.dims(), [2, 3, 5, 4]);
+        assert_eq!(merge_heads(heads).into_data(), tokens.into_data());
+    }
+
+    #[test]
+    fn equal_keys_average_the_values() {
+        let device = Device::flex();
+        let query = Tensor::<4>::ones([1, 1, 2, 4], &device);
+        let key = Tensor::<4>::ones([1, 1, 3, 4], &device);
+        let value = Tensor::<1>::from_floats([0.0, 3.0, 6.0], &device).reshape([1, 1, 3, 1]).expand([1, 1, 3, 4]);
+        let averaged = attention(query, key, value);
+        let error = (averaged - 3.0).abs().max().into_scalar::<f32>();
+        assert!(error < 1e-6, "{error}");
+    }
+}
