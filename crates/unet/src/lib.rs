@@ -1,1 +1,28 @@
-//! UNet2DCondition and ControlNet as Burn modules, equal to diffusers.
+//! UNet2DCondition and ControlNet as Burn modules, equal to diffusers' own.
+//!
+//! A model is made in two steps: its `config.json` ([`UnetJson`], [`ControlNetJson`]) becomes a typed config
+//! ([`UnetConfig`], [`ControlNetConfig`]) that can only describe a valid model, and that makes the module.
+//! Weights are loaded by whoever composes the models; [`RENAMES`] says how a module's paths are spelt in
+//! diffusers' files.
+
+mod config;
+mod control;
+mod diffusers;
+mod error;
+mod hint;
+mod keys;
+mod resample;
+mod resnet;
+mod stage;
+mod time;
+mod transformer;
+mod unet;
+
+pub use config::{
+    ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TimeConfig, UnetConfig,
+};
+pub use control::{ControlMode, ControlNet, Residuals};
+pub use diffusers::{ControlNetJson, UnetJson};
+pub use error::ConfigError;
+pub use keys::RENAMES;
+pub use unet::{Encoded, Unet};

@@ -1,0 +1,193 @@
+//! Typed configs: what the modules need, with no way to write down a model that cannot exist.
+
+use burn::prelude::*;
+
+use crate::{ControlNet, Unet};
+
+/// Whether the blocks of a resolution level have attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageKind {
+    /// Residual blocks only: `DownBlock2D` and `UpBlock2D`.
+    Plain,
+    /// A transformer after each residual block: `CrossAttnDownBlock2D` and `CrossAttnUpBlock2D`.
+    CrossAttention,
+}
+
+/// One resolution level of the UNet; each is half as wide and high as the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Attention or not.
+    pub kind: StageKind,
+    /// Channels of the level's features.
+    pub channels: usize,
+    /// Residual blocks on the way down; the way up has one more.
+    pub n_resnets: usize,
+    /// Transformer blocks in each transformer.
+    pub n_transformer_blocks: usize,
+    /// Attention heads. Diffusers spells this `attention_head_dim`, which it is not.
+    pub n_heads: usize,
+}
+
+/// How a transformer maps features to tokens and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projection {
+    /// A 1x1 convolution before flattening (Stable Diffusion 1).
+    Convolution,
+    /// A linear layer after flattening (Stable Diffusion 2).
+    Linear,
+}
+
+/// The sinusoidal embedding of the timestep.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeConfig {
+    /// `[cos, sin]` instead of `[sin, cos]`.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from the number of frequencies in the exponent's denominator.
+    pub freq_shift: f64,
+}
+
+/// A UNet2DCondition model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnetConfig {
+    /// Channels of the noisy latents.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+    /// Width and height of the latents the model was trained on, if known; nothing depends on it.
+    pub sample_size: Option<usize>,
+    /// Resolution levels from the finest to the coarsest; the middle block takes its channels, heads and
+    /// transformer blocks from the last. Never empty.
+    pub stages: Vec<Stage>,
+    /// Width of the prompt embeddings.
+    pub context_dim: usize,
+    /// Groups of every group norm.
+    pub norm_groups: usize,
+    /// Epsilon of the residual blocks' group norms.
+    pub norm_eps: f64,
+    /// Feature-to-token projection of the transformers.
+    pub projection: Projection,
+    /// Timestep embedding.
+    pub time: TimeConfig,
+    /// Recorded and written back; attention here always accumulates in f32.
+    pub upcast_attention: bool,
+}
+
+/// The order of the hint's colour channels that a ControlNet was trained with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// As given.
+    Rgb,
+    /// Reversed before the first convolution.
+    Bgr,
+}
+
+/// What happens to the residuals before they are returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// They keep their width and height.
+    None,
+    /// Each is averaged over width and height (`global_pool_conditions`, the shuffle ControlNet).
+    Global,
+}
+
+/// The small network that brings the hint to the latents' resolution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HintConfig {
+    /// Channels of the hint image.
+    pub in_channels: usize,
+    /// Channels of the levels; each after the first halves width and height. Never empty.
+    pub channels: Vec<usize>,
+}
+
+impl Default for HintConfig {
+    /// The published ControlNets': an RGB hint, eight times as wide and high as the latents.
+    ///
+    /// Source: diffusers `ControlNetModel` (0.42), `conditioning_embedding_out_channels`.
+    fn default() -> Self {
+        Self { in_channels: 3, channels: vec![16, 32, 96, 256] }
+    }
+}
+
+impl HintConfig {
+    /// How many times wider and higher the hint is than the latents.
+    #[must_use]
+    pub fn scale_factor(&self) -> usize {
+        1 << (self.channels.len() - 1)
+    }
+}
+
+/// A ControlNet for a UNet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ControlNetConfig {
+    /// The encoder half that is copied; its `out_channels` and `sample_size` play no part.
+    pub unet: UnetConfig,
+    /// Hint embedding.
+    pub hint: HintConfig,
+    /// Colour order of the hint.
+    pub channel_order: ChannelOrder,
+    /// Pooling of the residuals.
+    pub pooling: Pooling,
+}
+
+impl UnetConfig {
+    /// The Stable Diffusion 1.5 UNet: 859,520,964 parameters in 686 tensors.
+    #[must_use]
+    pub fn sd15() -> Self {
+        let stage =
+            |kind, channels| Stage { kind, channels, n_resnets: 2, n_transformer_blocks: 1, n_heads: 8 };
+        Self {
+            in_channels: 4,
+            out_channels: 4,
+            sample_size: Some(64),
+            stages: vec![
+                stage(StageKind::CrossAttention, 320),
+                stage(StageKind::CrossAttention, 640),
+                stage(StageKind::CrossAttention, 1280),
+                stage(StageKind::Plain, 1280),
+            ],
+            context_dim: 768,
+            norm_groups: 32,
+            norm_eps: 1e-5,
+            projection: Projection::Convolution,
+            time: TimeConfig { flip_sin_to_cos: true, freq_shift: 0.0 },
+            upcast_attention: false,
+        }
+    }
+
+    /// Width of the timestep embedding.
+    #[must_use]
+    pub fn time_dim(&self) -> usize {
+        4 * self.stages[0].channels
+    }
+
+    /// Makes the module. Weights are allocated when first used, so that loading never initialises them.
+    ///
+    /// # Panics
+    /// If `stages` is empty; a config made by `TryFrom` never is.
+    #[must_use]
+    pub fn init(&self, device: &Device) -> Unet {
+        Unet::new(self, device)
+    }
+}
+
+impl ControlNetConfig {
+    /// A ControlNet for this UNet with the default hint embedding.
+    #[must_use]
+    pub fn for_unet(unet: &UnetConfig) -> Self {
+        Self {
+            unet: unet.clone(),
+            hint: HintConfig::default(),
+            channel_order: ChannelOrder::Rgb,
+            pooling: Pooling::None,
+        }
+    }
+
+    /// Makes the module, its zero convolutions zero. Weights are allocated when first used.
+    ///
+    /// # Panics
+    /// If `unet.stages` or `hint.channels` is empty; a config made by `TryFrom` never has that.
+    #[must_use]
+    pub fn init(&self, device: &Device) -> ControlNet {
+        ControlNet::new(self, device)
+    }
+}

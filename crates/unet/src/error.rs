@@ -1,0 +1,45 @@
+//! What can be wrong with a model's config.
+
+/// A `config.json` that does not describe a model this crate can build.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A feature that is not implemented.
+    #[error("`{key}` is {found}, but only {supported} is supported")]
+    Unsupported {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// Its value, as JSON.
+        found: String,
+        /// The value or values that work.
+        supported: &'static str,
+    },
+    /// Two lists that must go together have different lengths.
+    #[error("`{key}` has {found} entries, but `block_out_channels` has {expected}")]
+    UnequalLengths {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// Number of entries in `block_out_channels`.
+        expected: usize,
+        /// Number of entries under the key.
+        found: usize,
+    },
+    /// A number does not divide another that it must divide.
+    #[error("`{key}` is {divisor}, which does not divide {value}, one of `block_out_channels`")]
+    DoesNotDivide {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// The value under the key.
+        divisor: usize,
+        /// The channel count it must divide.
+        value: usize,
+    },
+    /// A list that needs at least one entry is empty, or a count is zero.
+    #[error("`{key}` must not be {found}")]
+    Empty {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// `empty` or `zero`.
+        found: &'static str,
+    },
+}

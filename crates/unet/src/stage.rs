@@ -1,0 +1,155 @@
+//! The blocks of one resolution level, on the way down, in the middle and on the way up.
+
+use burn::prelude::*;
+
+use crate::resample::{Downsample, Upsample};
+use crate::resnet::ResnetBlock;
+use crate::transformer::SpatialTransformer;
+use crate::{Stage, StageKind, UnetConfig};
+
+fn attentions(config: &UnetConfig, stage: &Stage, count: usize, device: &Device) -> Vec<SpatialTransformer> {
+    (0..count)
+        .map(|_| {
+            SpatialTransformer::new(config, stage.channels, stage.n_transformer_blocks, stage.n_heads, device)
+        })
+        .collect()
+}
+
+/// Residual blocks, each with its transformer if the level has attention, then a downsampler.
+///
+/// Source: diffusers `CrossAttnDownBlock2D` and `DownBlock2D` (0.42).
+#[derive(Module, Debug)]
+pub(crate) struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Option<Vec<SpatialTransformer>>,
+    downsamplers: Option<Vec<Downsample>>,
+}
+
+impl DownBlock {
+    /// The down blocks of all levels, finest first.
+    pub(crate) fn all(config: &UnetConfig, device: &Device) -> Vec<Self> {
+        let last = config.stages.len() - 1;
+        let mut channels_in = config.stages[0].channels;
+        let block = |(stage_idx, stage): (usize, &Stage)| {
+            let resnets = (0..stage.n_resnets)
+                .map(|_| {
+                    let resnet = ResnetBlock::new(config, channels_in, stage.channels, device);
+                    channels_in = stage.channels;
+                    resnet
+                })
+                .collect();
+            Self {
+                resnets,
+                attentions: (stage.kind == StageKind::CrossAttention)
+                    .then(|| attentions(config, stage, stage.n_resnets, device)),
+                downsamplers: (stage_idx != last).then(|| vec![Downsample::new(stage.channels, device)]),
+            }
+        };
+        config.stages.iter().enumerate().map(block).collect()
+    }
+
+    /// Runs the block and appends every feature map that a skip connection takes.
+    pub(crate) fn forward(
+        &self,
+        mut features: Tensor<4>,
+        time: &Tensor<2>,
+        context: &Tensor<3>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (idx, resnet) in self.resnets.iter().enumerate() {
+            features = resnet.forward(features, time.clone());
+            if let Some(attentions) = &self.attentions {
+                features = attentions[idx].forward(features, context.clone());
+            }
+            skips.push(features.clone());
+        }
+        for downsampler in self.downsamplers.iter().flatten() {
+            features = downsampler.forward(features);
+            skips.push(features.clone());
+        }
+        features
+    }
+}
+
+/// Residual block, transformer, residual block at the coarsest resolution.
+///
+/// Source: diffusers `UNetMidBlock2DCrossAttn` (0.42).
+#[derive(Module, Debug)]
+pub(crate) struct MidBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<SpatialTransformer>,
+}
+
+impl MidBlock {
+    pub(crate) fn new(config: &UnetConfig, device: &Device) -> Self {
+        let stage = config.stages.last().expect("a config has at least one stage");
+        let resnet = || ResnetBlock::new(config, stage.channels, stage.channels, device);
+        Self { resnets: vec![resnet(), resnet()], attentions: attentions(config, stage, 1, device) }
+    }
+
+    pub(crate) fn forward(&self, features: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
+        let features = self.resnets[0].forward(features, time.clone());
+        let features = self.attentions[0].forward(features, context.clone());
+        self.resnets[1].forward(features, time.clone())
+    }
+}
+
+/// Residual blocks that each take one skip connection, their transformers, then an upsampler.
+///
+/// Source: diffusers `CrossAttnUpBlock2D` and `UpBlock2D` (0.42).
+#[derive(Module, Debug)]
+pub(crate) struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Option<Vec<SpatialTransformer>>,
+    upsamplers: Option<Vec<Upsample>>,
+}
+
+impl UpBlock {
+    /// The up blocks of all levels, coarsest first.
+    pub(crate) fn all(config: &UnetConfig, device: &Device) -> Vec<Self> {
+        let stages = &config.stages;
+        let mut channels_in = stages.last().expect("a config has at least one stage").channels;
+        let block = |(stage_idx, stage): (usize, &Stage)| {
+            // The last skip of a level is what the next finer level handed down to it.
+            let finer = &stages[stage_idx.saturating_sub(1)];
+            let resnets = (0..=stage.n_resnets)
+                .map(|idx| {
+                    let skip_channels = if idx == stage.n_resnets { finer.channels } else { stage.channels };
+                    let resnet =
+                        ResnetBlock::new(config, channels_in + skip_channels, stage.channels, device);
+                    channels_in = stage.channels;
+                    resnet
+                })
+                .collect();
+            Self {
+                resnets,
+                attentions: (stage.kind == StageKind::CrossAttention)
+                    .then(|| attentions(config, stage, stage.n_resnets + 1, device)),
+                upsamplers: (stage_idx != 0).then(|| vec![Upsample::new(stage.channels, device)]),
+            }
+        };
+        stages.iter().enumerate().rev().map(block).collect()
+    }
+
+    /// Runs the block, taking its skips from the end of the list.
+    pub(crate) fn forward(
+        &self,
+        mut features: Tensor<4>,
+        time: &Tensor<2>,
+        context: &Tensor<3>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (idx, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().expect("one skip per residual block, by construction of both halves");
+            features = resnet.forward(Tensor::cat(vec![features, skip], 1), time.clone());
+            if let Some(attentions) = &self.attentions {
+                features = attentions[idx].forward(features, context.clone());
+            }
+        }
+        for upsampler in self.upsamplers.iter().flatten() {
+            let [_, _, height, width] = skips.last().expect("finer levels still have skips").dims();
+            features = upsampler.forward(features, [height, width]);
+        }
+        features
+    }
+}

@@ -1,0 +1,120 @@
+//! The UNet that predicts the noise (or the velocity) in latents, given the timestep and the prompt.
+
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, GroupNormConfig};
+use burn::prelude::*;
+use pyrograph_kernels::group_norm_silu;
+
+use crate::resnet::conv3x3;
+use crate::stage::{DownBlock, MidBlock, UpBlock};
+use crate::time::{TimestepEmbedding, sinusoidal};
+use crate::{Residuals, TimeConfig, UnetConfig};
+
+/// UNet2DCondition.
+///
+/// It runs in two halves. A ControlNet's residuals join after the encoder, so in training only the decoder
+/// needs gradients: [`Unet::encode`] runs on plain tensors, [`Unet::decode`] is where autodiff begins.
+///
+/// Source: diffusers `UNet2DConditionModel` (0.42).
+#[derive(Module, Debug)]
+pub struct Unet {
+    pub(crate) conv_in: Conv2d,
+    pub(crate) time_embedding: TimestepEmbedding,
+    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    time: TimeConfig,
+    sinusoidal_dim: usize,
+}
+
+/// What the encoder hands to the decoder.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// Feature maps of the skip connections, from `conv_in` on, each `[batch, channels, height, width]`.
+    pub skips: Vec<Tensor<4>>,
+    /// The middle block's output, `[batch, channels, height, width]`.
+    pub mid: Tensor<4>,
+    time: Tensor<2>,
+}
+
+impl Unet {
+    pub(crate) fn new(config: &UnetConfig, device: &Device) -> Self {
+        let channels = config.stages[0].channels;
+        Self {
+            conv_in: conv3x3(config.in_channels, channels, device),
+            time_embedding: TimestepEmbedding::new(channels, config.time_dim(), device),
+            down_blocks: DownBlock::all(config, device),
+            mid_block: MidBlock::new(config, device),
+            up_blocks: UpBlock::all(config, device),
+            conv_norm_out: GroupNormConfig::new(config.norm_groups, channels)
+                .with_epsilon(config.norm_eps)
+                .init(device),
+            conv_out: conv3x3(channels, config.out_channels, device),
+            time: config.time,
+            sinusoidal_dim: channels,
+        }
+    }
+
+    /// `conv_in`, down blocks and middle block.
+    ///
+    /// # Shapes
+    /// - noisy_latents: `[batch, in_channels, height, width]`
+    /// - timesteps: one per sample
+    /// - context: `[batch, prompt tokens, context_dim]`
+    #[must_use]
+    pub fn encode(&self, noisy_latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Encoded {
+        let device = noisy_latents.device();
+        let time =
+            self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
+        let mut features = self.conv_in.forward(noisy_latents);
+        let mut skips = vec![features.clone()];
+        for block in &self.down_blocks {
+            features = block.forward(features, &time, context, &mut skips);
+        }
+        let mid = self.mid_block.forward(features, &time, context);
+        Encoded { skips, mid, time }
+    }
+
+    /// Up blocks and `conv_out`, after adding a ControlNet's residuals to the skips and the middle.
+    ///
+    /// # Shapes
+    /// - context: `[batch, prompt tokens, context_dim]`
+    /// - output: `[batch, out_channels, height, width]`
+    ///
+    /// # Panics
+    /// If the residuals come from a ControlNet for another UNet.
+    #[must_use]
+    pub fn decode(&self, encoded: Encoded, context: &Tensor<3>, residuals: Option<Residuals>) -> Tensor<4> {
+        let Encoded { mut skips, mid: mut features, time } = encoded;
+        if let Some(residuals) = residuals {
+            assert_eq!(skips.len(), residuals.down.len(), "one residual for each skip");
+            skips = skips.into_iter().zip(residuals.down).map(|(skip, residual)| skip + residual).collect();
+            features = features + residuals.mid;
+        }
+        for block in &self.up_blocks {
+            features = block.forward(features, &time, context, &mut skips);
+        }
+        self.conv_out.forward(group_norm_silu(&self.conv_norm_out, features))
+    }
+
+    /// Both halves: the prediction for noisy latents.
+    ///
+    /// # Shapes
+    /// - noisy_latents: `[batch, in_channels, height, width]`
+    /// - timesteps: one per sample
+    /// - context: `[batch, prompt tokens, context_dim]`
+    /// - output: `[batch, out_channels, height, width]`
+    #[must_use]
+    pub fn forward(
+        &self,
+        noisy_latents: Tensor<4>,
+        timesteps: &[f32],
+        context: &Tensor<3>,
+        residuals: Option<Residuals>,
+    ) -> Tensor<4> {
+        self.decode(self.encode(noisy_latents, timesteps, context), context, residuals)
+    }
+}
