@@ -1,0 +1,326 @@
+//! Safetensors files, read a tensor at a time and written a tensor at a time.
+//!
+//! Files are read by position instead of being mapped into memory: a file that shrinks while it is read is then an
+//! error of ours and not a SIGBUS, the pages do not count as the process's memory, and no `unsafe` is needed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, TensorData};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use serde::Serialize;
+
+use crate::error::{Malformed, WeightsError, is_pickle_name};
+
+/// The bytes that hold the header's length.
+const LENGTH_BYTES: u64 = 8;
+
+/// The header limit of the reference implementation (safetensors 0.8, `MAX_HEADER_SIZE`).
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// What the header says about one tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorEntry {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: Dtype,
+    /// From the start of its file.
+    offset: u64,
+    bytes: usize,
+    /// Which of the files.
+    file: usize,
+}
+
+impl TensorEntry {
+    /// The number of elements; the header's check has shown that the product fits.
+    pub(crate) fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub(crate) fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
+    }
+}
+
+/// One or more safetensors files seen as one set of tensors, of which only the headers are in memory.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    files: Vec<(PathBuf, File)>,
+    pub(crate) entries: BTreeMap<String, TensorEntry>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Archive {
+    /// Opens one file or all shards of a model.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
+        let mut archive = Self { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
+        for path in paths {
+            archive.add(path)?;
+        }
+        Ok(archive)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let (mut file, length) = open_file(path)?;
+        let header = read_header(path, &mut file, length)?;
+        let index = self.files.len();
+        for (name, info) in header.metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let entry = TensorEntry {
+                shape: info.shape.clone(),
+                dtype: info.dtype,
+                offset: header.data_start + start as u64,
+                bytes: end - start,
+                file: index,
+            };
+            if let Some(first) = self.entries.insert(name.clone(), entry) {
+                return Err(WeightsError::DuplicateTensor {
+                    name,
+                    first: self
+                        .files
+                        .get(first.file)
+                        .map_or_else(|| path.to_owned(), |(path, _)| path.clone()),
+                    second: path.to_owned(),
+                });
+            }
+        }
+        self.metadata.extend(header.metadata.metadata().clone().unwrap_or_default());
+        self.files.push((path.to_owned(), file));
+        Ok(())
+    }
+
+    /// The bytes of one of our entries, as the file has them.
+    fn bytes(&mut self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
+        let (path, file) = &mut self.files[entry.file];
+        let mut bytes = vec![0; entry.bytes];
+        file.seek(SeekFrom::Start(entry.offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|source| WeightsError::Read { path: path.clone(), source })?;
+        Ok(bytes)
+    }
+
+    /// The values of a floating-point tensor in the order of the file; `None` if it is not floating point.
+    pub(crate) fn read_f32(&mut self, entry: &TensorEntry) -> Result<Option<Vec<f32>>, WeightsError> {
+        if !entry.is_float() {
+            return Ok(None);
+        }
+        let bytes = self.bytes(entry)?;
+        Ok(Some(match entry.dtype {
+            Dtype::F16 => elements(&bytes, f16::from_le_bytes).to_f32_vec(),
+            Dtype::BF16 => elements(&bytes, bf16::from_le_bytes).to_f32_vec(),
+            Dtype::F64 => elements(&bytes, |bytes| narrow(f64::from_le_bytes(bytes))),
+            _ => elements(&bytes, f32::from_le_bytes),
+        }))
+    }
+
+    /// A tensor in its own element type.
+    pub(crate) fn read_data(&mut self, name: &str, entry: &TensorEntry) -> Result<TensorData, WeightsError> {
+        let bytes = self.bytes(entry)?;
+        let shape = entry.shape.clone();
+        Ok(match entry.dtype {
+            Dtype::F64 => TensorData::new(elements(&bytes, f64::from_le_bytes), shape),
+            Dtype::F32 => TensorData::new(elements(&bytes, f32::from_le_bytes), shape),
+            Dtype::F16 => TensorData::new(elements(&bytes, f16::from_le_bytes), shape),
+            Dtype::BF16 => TensorData::new(elements(&bytes, bf16::from_le_bytes), shape),
+            Dtype::I64 => TensorData::new(elements(&bytes, i64::from_le_bytes), shape),
+            Dtype::I32 => TensorData::new(elements(&bytes, i32::from_le_bytes), shape),
+            Dtype::I16 => TensorData::new(elements(&bytes, i16::from_le_bytes), shape),
+            Dtype::I8 => TensorData::new(elements(&bytes, i8::from_le_bytes), shape),
+            Dtype::U64 => TensorData::new(elements(&bytes, u64::from_le_bytes), shape),
+            Dtype::U32 => TensorData::new(elements(&bytes, u32::from_le_bytes), shape),
+            Dtype::U16 => TensorData::new(elements(&bytes, u16::from_le_bytes), shape),
+            Dtype::U8 => TensorData::new(bytes, shape),
+            Dtype::BOOL => TensorData::new(elements(&bytes, |[byte]| byte != 0), shape),
+            dtype => {
+                return Err(WeightsError::UnsupportedDtype {
+                    path: self.files[entry.file].0.clone(),
+                    name: name.to_owned(),
+                    dtype: dtype.to_string(),
+                });
+            }
+        })
+    }
+
+    /// All files together, in bytes of tensor data.
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        self.entries.values().map(|entry| entry.bytes as u64).sum()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a weight stored in f64 is used in f32")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+fn elements<const SIZE: usize, E>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> E) -> Vec<E> {
+    let (chunks, _) = bytes.as_chunks::<SIZE>();
+    chunks.iter().map(|&chunk| element(chunk)).collect()
+}
+
+fn open_file(path: &Path) -> Result<(File, u64), WeightsError> {
+    let unreadable = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => WeightsError::NotFound { path: path.to_owned() },
+        _ => WeightsError::Read { path: path.to_owned(), source },
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if !about.is_file() {
+        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    Ok((file, about.len()))
+}
+
+struct Header {
+    metadata: Metadata,
+    data_start: u64,
+}
+
+/// Reads and checks the header, and that the file is exactly as long as the header says.
+fn read_header(path: &Path, file: &mut File, length: u64) -> Result<Header, WeightsError> {
+    let malformed = |reason| WeightsError::Malformed { path: path.to_owned(), reason };
+    let unreadable = |source| WeightsError::Read { path: path.to_owned(), source };
+    let Some(after_length) = length.checked_sub(LENGTH_BYTES) else {
+        return Err(malformed(Malformed::TooShort { bytes: length }));
+    };
+    let mut head = [0; 8];
+    file.read_exact(&mut head).map_err(unreadable)?;
+    if head.starts_with(b"version ") {
+        return Err(malformed(Malformed::LfsPointer));
+    }
+    // PyTorch's files are zip archives, the older ones bare pickles of protocol 2 and later.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if head.starts_with(b"PK\x03\x04") || matches!(head, [0x80, 2..=5, ..]) && is_pickle_name(&name) {
+        return Err(WeightsError::Pickle { path: path.to_owned() });
+    }
+    let header_bytes = u64::from_le_bytes(head);
+    if header_bytes > MAX_HEADER_BYTES {
+        return Err(malformed(Malformed::HeaderTooLarge { bytes: header_bytes, limit: MAX_HEADER_BYTES }));
+    }
+    if header_bytes > after_length {
+        return Err(malformed(Malformed::HeaderTruncated { expected: header_bytes, found: after_length }));
+    }
+    let mut json = Vec::new();
+    file.take(header_bytes).read_to_end(&mut json).map_err(unreadable)?;
+    // Parsing `Metadata` checks sizes, overlaps and holes. Json errors and failed checks come as one type.
+    let metadata: Metadata =
+        serde_json::from_slice(&json).map_err(|err| malformed(Malformed::Header(err)))?;
+    let expected = metadata.data_len() as u64;
+    let found = after_length - header_bytes;
+    if expected != found {
+        return Err(malformed(Malformed::WrongLength { expected, found }));
+    }
+    Ok(Header { metadata, data_start: LENGTH_BYTES + header_bytes })
+}
+
+/// One tensor to be written. Its bytes are produced when its turn comes.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: Dtype,
+    pub(crate) bytes: Box<dyn FnOnce() -> Result<Vec<u8>, WeightsError> + 'a>,
+}
+
+#[derive(Serialize)]
+struct HeaderEntry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+#[derive(Serialize)]
+struct HeaderJson<'a> {
+    __metadata__: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    tensors: BTreeMap<String, HeaderEntry>,
+}
+
+/// Writes a safetensors file beside `path`, syncs it and renames it into place.
+///
+/// The same tensors give the same bytes: the larger element types come first (which aligns them all), then names in
+/// order. The safetensors crate's own writer leaves the order of the metadata to a hash map and does not sync.
+pub(crate) fn write(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    mut tensors: Vec<Outgoing<'_>>,
+) -> Result<(), WeightsError> {
+    tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
+    let mut entries = BTreeMap::new();
+    let mut end = 0;
+    for tensor in &tensors {
+        let start = end;
+        end += tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
+        let entry =
+            HeaderEntry { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
+        entries.insert(tensor.name.clone(), entry);
+    }
+    let header = HeaderJson { __metadata__: metadata, tensors: entries };
+    let mut json =
+        serde_json::to_vec(&header).map_err(|source| WeightsError::Json { path: path.to_owned(), source })?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+
+    write_atomically(path, |file| {
+        let unwritable = |source| WeightsError::Write { path: path.to_owned(), source };
+        file.write_all(&(json.len() as u64).to_le_bytes()).map_err(unwritable)?;
+        file.write_all(&json).map_err(unwritable)?;
+        for tensor in tensors {
+            file.write_all(&(tensor.bytes)()?).map_err(unwritable)?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs `fill` on a new file beside `path`, syncs it, renames it to `path` and syncs the folder. On an error the new
+/// file is removed and `path` is as it was.
+pub(crate) fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), WeightsError>,
+) -> Result<(), WeightsError> {
+    let unwritable = |source| WeightsError::Write { path: path.to_owned(), source };
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; this one is going to be a model that others may read.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(dir).map_err(unwritable)?;
+    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    fill(&mut buffered)?;
+    buffered.flush().map_err(unwritable)?;
+    drop(buffered);
+    file.as_file().sync_all().map_err(unwritable)?;
+    file.persist(path).map_err(|err| unwritable(err.error))?;
+    // Other systems have no handle on a folder to sync.
+    #[cfg(unix)]
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+    Ok(())
+}
+
+/// The safetensors name of an element type, if the format has it.
+pub(crate) fn dtype_of(data: &TensorData) -> Option<Dtype> {
+    Some(match data.dtype() {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
+        DType::I8 => Dtype::I8,
+        DType::U64 => Dtype::U64,
+        DType::U32 => Dtype::U32,
+        DType::U16 => Dtype::U16,
+        DType::U8 => Dtype::U8,
+        DType::Bool(burn::tensor::BoolStore::Native) => Dtype::BOOL,
+        _ => return None,
+    })
+}

@@ -1,0 +1,325 @@
+//! Folders in diffusers' layout: components, their weights and configs, and pipelines of components.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
+
+use burn::module::Module;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::archive::write_atomically;
+use crate::error::WeightsError;
+use crate::load::{LoadOptions, load};
+
+/// The config of a component folder.
+const CONFIG: &str = "config.json";
+
+/// The config of a pipeline folder.
+const MODEL_INDEX: &str = "model_index.json";
+
+/// What the weights of a component folder are called: by diffusers, and by transformers for text encoders.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// The safetensors files that hold one model's weights: one, or all shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightFiles {
+    /// The files, in order of name.
+    pub paths: Vec<PathBuf>,
+}
+
+impl WeightFiles {
+    /// The weights at `path`: the file itself, or what [`find_weights`] finds in the folder under either stem.
+    pub(crate) fn of(path: &Path, variant: Option<&str>) -> Result<Self, WeightsError> {
+        if !path.exists() {
+            return Err(WeightsError::NotFound { path: path.to_owned() });
+        }
+        if path.is_dir() { search(path, &STEMS, variant) } else { Ok(Self { paths: vec![path.to_owned()] }) }
+    }
+}
+
+/// Finds the weights in a component folder: first a shard index, then the single file `stem[.variant].safetensors`.
+///
+/// Pickles (`.bin`) are never taken. A variant that is not there is an error, not a reason to take another.
+///
+/// Source: diffusers 0.42, `ModelMixin.from_pretrained`; the three spellings of a variant's index are its present one
+/// and its two older ones.
+///
+/// # Errors
+/// [`WeightsError::NoWeights`] lists what is there instead.
+pub fn find_weights(dir: &Path, stem: &str, variant: Option<&str>) -> Result<WeightFiles, WeightsError> {
+    search(dir, &[stem], variant)
+}
+
+fn search(dir: &Path, stems: &[&str], variant: Option<&str>) -> Result<WeightFiles, WeightsError> {
+    let mut looked_for = Vec::new();
+    for stem in stems {
+        let (indexes, single) = match variant {
+            None => (vec![format!("{stem}.safetensors.index.json")], format!("{stem}.safetensors")),
+            Some(variant) => (
+                vec![
+                    format!("{stem}.safetensors.index.{variant}.json"),
+                    format!("{stem}.{variant}.safetensors.index.json"),
+                    format!("{stem}.safetensors.{variant}.index.json"),
+                ],
+                format!("{stem}.{variant}.safetensors"),
+            ),
+        };
+        if let Some(index) = indexes.iter().map(|name| dir.join(name)).find(|index| index.is_file()) {
+            return shards_of(dir, &index);
+        }
+        let path = dir.join(&single);
+        if path.is_file() {
+            return Ok(WeightFiles { paths: vec![path] });
+        }
+        looked_for.push(single);
+    }
+    Err(WeightsError::NoWeights { dir: dir.to_owned(), looked_for, found: file_names(dir)? })
+}
+
+/// A shard index, as diffusers and transformers write it.
+#[derive(Debug, Deserialize)]
+struct ShardIndex {
+    /// Tensor name to file name.
+    weight_map: BTreeMap<String, String>,
+}
+
+fn shards_of(dir: &Path, index: &Path) -> Result<WeightFiles, WeightsError> {
+    let ShardIndex { weight_map } = read_json(index)?;
+    let shards: BTreeSet<String> = weight_map.into_values().collect();
+    let mut paths = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let mut components = Path::new(&shard).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(WeightsError::ShardOutsideFolder { index: index.to_owned(), shard });
+        }
+        paths.push(dir.join(shard));
+    }
+    Ok(WeightFiles { paths })
+}
+
+fn file_names(dir: &Path) -> Result<Vec<String>, WeightsError> {
+    let unreadable = |source: std::io::Error| match source.kind() {
+        ErrorKind::NotFound => WeightsError::NotFound { path: dir.to_owned() },
+        _ => WeightsError::Read { path: dir.to_owned(), source },
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        names.push(entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Reads a json file of a folder, as `config.json` or `scheduler_config.json`.
+///
+/// # Errors
+/// If the file is not there, cannot be read, or does not parse; each names the file.
+pub fn read_config<T: DeserializeOwned>(dir: &Path, file: &str) -> Result<T, WeightsError> {
+    read_json(&dir.join(file))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, WeightsError> {
+    let text = fs::read(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => WeightsError::NotFound { path: path.to_owned() },
+        _ => WeightsError::Read { path: path.to_owned(), source },
+    })?;
+    serde_json::from_slice(&text).map_err(|source| WeightsError::Json { path: path.to_owned(), source })
+}
+
+/// Writes a json file into a folder as diffusers does: two spaces, keys in order, a final line feed. The file is written
+/// beside its name, synced and renamed.
+///
+/// # Errors
+/// If the value cannot be json or the file cannot be written.
+pub fn write_config<T: Serialize>(dir: &Path, file: &str, config: &T) -> Result<(), WeightsError> {
+    let path = dir.join(file);
+    // Going through `Value` puts the keys in order.
+    let json = serde_json::to_value(config)
+        .and_then(|value| serde_json::to_string_pretty(&value))
+        .map_err(|source| WeightsError::Json { path: path.clone(), source })?;
+    write_atomically(&path, |file| {
+        writeln!(file, "{json}").map_err(|source| WeightsError::Write { path: path.clone(), source })
+    })
+}
+
+/// The class that a folder or a config says it is: diffusers' `_class_name`, else the first of transformers'
+/// `architectures`. `None` if there is no config or it does not say.
+///
+/// # Errors
+/// If there is a config and it cannot be read.
+pub fn class_name(dir: &Path) -> Result<Option<String>, WeightsError> {
+    let Some(file) = [MODEL_INDEX, CONFIG].into_iter().find(|file| dir.join(file).is_file()) else {
+        return Ok(None);
+    };
+    let config: Value = read_config(dir, file)?;
+    let class =
+        config.get("_class_name").or_else(|| config.get("architectures").and_then(|list| list.get(0)));
+    Ok(class.and_then(Value::as_str).map(str::to_owned))
+}
+
+/// Says in words what is at a path, for an error about the wrong kind.
+fn describe(path: &Path) -> Result<String, WeightsError> {
+    if path.is_file() {
+        return Ok("a single-file checkpoint".to_owned());
+    }
+    Ok(match class_name(path)? {
+        Some(class) if class.contains("XL") && class.contains("Pipeline") => {
+            format!("an SDXL pipeline ({class})")
+        }
+        Some(class) if class.contains("Pipeline") => format!("a pipeline ({class})"),
+        Some(class) if class.starts_with("ControlNet") => format!("a ControlNet ({class})"),
+        Some(class) => format!("a bare model ({class})"),
+        None => "a folder without model_index.json or config.json".to_owned(),
+    })
+}
+
+/// A folder with `config.json` and weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentDir {
+    path: PathBuf,
+}
+
+impl ComponentDir {
+    /// Opens a component folder that says it is one of `classes` (as `["ControlNetModel"]`), or does not say.
+    ///
+    /// # Errors
+    /// [`WeightsError::NotFound`] and [`WeightsError::WrongKind`], which says what the path is instead.
+    pub fn open(path: &Path, classes: &[&str]) -> Result<Self, WeightsError> {
+        if !path.exists() {
+            return Err(WeightsError::NotFound { path: path.to_owned() });
+        }
+        let silent = path.join(CONFIG).is_file();
+        let fits = match class_name(path)? {
+            Some(class) => classes.contains(&class.as_str()),
+            None => silent,
+        };
+        if fits {
+            return Ok(Self { path: path.to_owned() });
+        }
+        let expected = format!("a {} folder", classes.join(" or "));
+        Err(WeightsError::WrongKind { path: path.to_owned(), expected, found: describe(path)? })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its `config.json`.
+    ///
+    /// # Errors
+    /// As [`read_config`].
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T, WeightsError> {
+        read_config(&self.path, CONFIG)
+    }
+
+    /// Fills `module` with its weights.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load<M: Module>(&self, module: M, options: &LoadOptions<'_>) -> Result<M, WeightsError> {
+        load(module, &self.path, options)
+    }
+}
+
+/// A folder with `model_index.json` and one sub-folder per component.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineFolder {
+    path: PathBuf,
+    class: String,
+    components: BTreeMap<String, String>,
+    settings: BTreeMap<String, Value>,
+}
+
+impl PipelineFolder {
+    /// Opens a pipeline folder of one of `classes`, as `["StableDiffusionPipeline"]`.
+    ///
+    /// # Errors
+    /// [`WeightsError::NotFound`], and [`WeightsError::WrongKind`] for a single file, a bare model, a ControlNet or a
+    /// pipeline of another class, which it names.
+    pub fn open(path: &Path, classes: &[&str]) -> Result<Self, WeightsError> {
+        if !path.exists() {
+            return Err(WeightsError::NotFound { path: path.to_owned() });
+        }
+        let wrong_kind = || -> Result<WeightsError, WeightsError> {
+            let expected = format!("a {} folder", classes.join(" or "));
+            Ok(WeightsError::WrongKind { path: path.to_owned(), expected, found: describe(path)? })
+        };
+        if !path.join(MODEL_INDEX).is_file() {
+            return Err(wrong_kind()?);
+        }
+        let folder = Self::open_any(path)?;
+        if classes.contains(&folder.class.as_str()) { Ok(folder) } else { Err(wrong_kind()?) }
+    }
+
+    /// Opens a pipeline folder of whatever class.
+    pub(crate) fn open_any(path: &Path) -> Result<Self, WeightsError> {
+        let index: BTreeMap<String, Value> = read_config(path, MODEL_INDEX)?;
+        let mut folder = Self {
+            path: path.to_owned(),
+            class: String::new(),
+            components: BTreeMap::new(),
+            settings: BTreeMap::new(),
+        };
+        for (key, value) in index {
+            match &value {
+                Value::String(class) if key == "_class_name" => folder.class.clone_from(class),
+                _ if key.starts_with('_') => {}
+                // A component is [library, class]; one that was left out is [null, null].
+                Value::Array(pair) if pair.len() == 2 => {
+                    if let [_, Value::String(class)] = pair.as_slice() {
+                        folder.components.insert(key, class.clone());
+                    }
+                }
+                _ => {
+                    folder.settings.insert(key, value);
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The pipeline's class, as `StableDiffusionPipeline`.
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    /// Component names and their classes; those that were left out are not listed.
+    pub fn components(&self) -> &BTreeMap<String, String> {
+        &self.components
+    }
+
+    /// The pipeline's own settings, as `requires_safety_checker`.
+    pub fn settings(&self) -> &BTreeMap<String, Value> {
+        &self.settings
+    }
+
+    /// The folder of a component that has weights, as `unet`.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingComponent`] if the pipeline has none of that name, and as [`ComponentDir::open`].
+    pub fn component(&self, name: &str, classes: &[&str]) -> Result<ComponentDir, WeightsError> {
+        ComponentDir::open(&self.component_path(name)?, classes)
+    }
+
+    /// The path of a component that has no weights, as `tokenizer` or `scheduler`.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingComponent`] if the index does not list it or its folder is not there.
+    pub fn component_path(&self, name: &str) -> Result<PathBuf, WeightsError> {
+        let path = self.path.join(name);
+        if self.components.contains_key(name) && path.is_dir() {
+            return Ok(path);
+        }
+        let found = self.components.keys().filter(|name| self.path.join(name).is_dir()).cloned().collect();
+        Err(WeightsError::MissingComponent { dir: self.path.clone(), component: name.to_owned(), found })
+    }
+}

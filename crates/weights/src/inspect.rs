@@ -1,0 +1,295 @@
+//! What a model file or folder is, from its config and from the names and shapes in its header.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::archive::{Archive, TensorEntry};
+use crate::error::WeightsError;
+use crate::folder::{PipelineFolder, WeightFiles, class_name};
+
+/// A kind of model, as far as names tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// A folder of components with a `model_index.json`.
+    Pipeline,
+    /// A diffusers `UNet2DConditionModel`.
+    Unet,
+    /// A diffusers `ControlNetModel`.
+    ControlNet,
+    /// A ControlNet with the names of its authors' code.
+    OriginalControlNet,
+    /// An autoencoder.
+    Vae,
+    /// A CLIP text encoder.
+    TextEncoder,
+    /// A whole Stable Diffusion in one file, with the names of the latent diffusion code.
+    SingleFile,
+    /// A low-rank adapter.
+    Lora,
+    /// None of these.
+    Unknown,
+}
+
+impl fmt::Display for ModelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pipeline => "a diffusers pipeline",
+            Self::Unet => "a UNet",
+            Self::ControlNet => "a ControlNet",
+            Self::OriginalControlNet => "a ControlNet with the original names",
+            Self::Vae => "an autoencoder (VAE)",
+            Self::TextEncoder => "a CLIP text encoder",
+            Self::SingleFile => "a single-file Stable Diffusion checkpoint",
+            Self::Lora => "a LoRA",
+            Self::Unknown => "of an unknown kind",
+        })
+    }
+}
+
+/// The family that a model belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseModel {
+    /// Stable Diffusion 1.x: cross-attention to 768 features.
+    Sd1,
+    /// Stable Diffusion 2.x: 1024 features.
+    Sd2,
+    /// Stable Diffusion XL: 2048 features.
+    Sdxl,
+    /// The refiner of Stable Diffusion XL: 1280 features.
+    SdxlRefiner,
+}
+
+impl fmt::Display for BaseModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sd1 => "Stable Diffusion 1.x",
+            Self::Sd2 => "Stable Diffusion 2.x",
+            Self::Sdxl => "Stable Diffusion XL",
+            Self::SdxlRefiner => "Stable Diffusion XL refiner",
+        })
+    }
+}
+
+/// What [`inspect`] found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: ModelKind,
+    /// The class its config names.
+    pub class_name: Option<String>,
+    /// The family, from the width of the cross-attention.
+    pub base: Option<BaseModel>,
+    /// Channels that the UNet or ControlNet takes: 4, or 9 for inpainting.
+    pub in_channels: Option<usize>,
+    /// Channels of a ControlNet's hint image.
+    pub hint_channels: Option<usize>,
+    /// Number of tensors.
+    pub n_tensors: usize,
+    /// Number of elements of all tensors.
+    pub n_parameters: usize,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Tensors per element type, as safetensors spells it.
+    pub dtypes: BTreeMap<String, usize>,
+    /// The file's own metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// The components of a pipeline that have weights.
+    pub components: BTreeMap<String, Report>,
+}
+
+/// Says what a safetensors file, a component folder or a pipeline folder is. Only headers and configs are read.
+///
+/// # Errors
+/// If the path is not there, cannot be read, or is malformed.
+pub fn inspect(path: &Path) -> Result<Report, WeightsError> {
+    if path.join("model_index.json").is_file() {
+        return inspect_pipeline(path);
+    }
+    let files = WeightFiles::of(path, None)?;
+    let archive = Archive::open(&files.paths)?;
+    let class_name = class_name(path)?;
+    let mut facts = classify(&archive.entries);
+    if let Some(kind) = class_name.as_deref().and_then(kind_of_class) {
+        facts.kind = kind;
+    }
+    let mut dtypes = BTreeMap::new();
+    for entry in archive.entries.values() {
+        *dtypes.entry(entry.dtype.to_string()).or_default() += 1;
+    }
+    Ok(Report {
+        path: path.to_owned(),
+        kind: facts.kind,
+        class_name,
+        base: facts.base,
+        in_channels: facts.in_channels,
+        hint_channels: facts.hint_channels,
+        n_tensors: archive.entries.len(),
+        n_parameters: archive.entries.values().map(TensorEntry::n_elements).sum(),
+        bytes: archive.tensor_bytes(),
+        dtypes,
+        metadata: archive.metadata,
+        components: BTreeMap::new(),
+    })
+}
+
+fn inspect_pipeline(path: &Path) -> Result<Report, WeightsError> {
+    let folder = PipelineFolder::open_any(path)?;
+    let mut components = BTreeMap::new();
+    for name in folder.components().keys() {
+        let path = path.join(name);
+        // Tokenizers and schedulers have no weights, and a component may be there in a variant only.
+        if path.is_dir() && WeightFiles::of(&path, None).is_ok() {
+            components.insert(name.clone(), inspect(&path)?);
+        }
+    }
+    let mut dtypes = BTreeMap::new();
+    for (dtype, count) in components.values().flat_map(|report| &report.dtypes) {
+        *dtypes.entry(dtype.clone()).or_default() += count;
+    }
+    let unet = components.get("unet");
+    Ok(Report {
+        path: path.to_owned(),
+        kind: ModelKind::Pipeline,
+        class_name: Some(folder.class().to_owned()),
+        base: unet.and_then(|unet| unet.base),
+        in_channels: unet.and_then(|unet| unet.in_channels),
+        hint_channels: None,
+        n_tensors: components.values().map(|report| report.n_tensors).sum(),
+        n_parameters: components.values().map(|report| report.n_parameters).sum(),
+        bytes: components.values().map(|report| report.bytes).sum(),
+        dtypes,
+        metadata: BTreeMap::new(),
+        components,
+    })
+}
+
+fn kind_of_class(class: &str) -> Option<ModelKind> {
+    match class {
+        "UNet2DConditionModel" => Some(ModelKind::Unet),
+        "ControlNetModel" => Some(ModelKind::ControlNet),
+        "AutoencoderKL" => Some(ModelKind::Vae),
+        "CLIPTextModel" | "CLIPTextModelWithProjection" => Some(ModelKind::TextEncoder),
+        _ => None,
+    }
+}
+
+/// What names and shapes tell.
+pub(crate) struct Facts {
+    pub(crate) kind: ModelKind,
+    base: Option<BaseModel>,
+    in_channels: Option<usize>,
+    hint_channels: Option<usize>,
+}
+
+pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
+    let has = |name: &str| entries.contains_key(name);
+    let any = |test: &dyn Fn(&str) -> bool| entries.keys().any(|name| test(name));
+    let kind = if has("controlnet_cond_embedding.conv_in.weight") {
+        ModelKind::ControlNet
+    } else if any(&|name| name.starts_with("control_model.") || name.starts_with("input_hint_block.")) {
+        ModelKind::OriginalControlNet
+    } else if any(&|name| name.starts_with("model.diffusion_model.")) {
+        ModelKind::SingleFile
+    } else if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
+        ModelKind::Lora
+    } else if has("time_embedding.linear_1.weight") && any(&|name| name.starts_with("up_blocks.")) {
+        ModelKind::Unet
+    } else if has("encoder.conv_in.weight") && has("decoder.conv_in.weight") {
+        ModelKind::Vae
+    } else if any(&|name| name.ends_with("embeddings.token_embedding.weight")) {
+        ModelKind::TextEncoder
+    } else {
+        ModelKind::Unknown
+    };
+    let input_channels = |names: &[&str]| {
+        names.iter().find_map(|name| entries.get(*name)).and_then(|entry| entry.shape.get(1).copied())
+    };
+    Facts {
+        kind,
+        base: base_of(kind, entries),
+        in_channels: match kind {
+            ModelKind::Vae | ModelKind::TextEncoder | ModelKind::Lora | ModelKind::Unknown => None,
+            _ => input_channels(&[
+                "conv_in.weight",
+                "model.diffusion_model.input_blocks.0.0.weight",
+                "control_model.input_blocks.0.0.weight",
+                "input_blocks.0.0.weight",
+            ]),
+        },
+        hint_channels: input_channels(&[
+            "controlnet_cond_embedding.conv_in.weight",
+            "control_model.input_hint_block.0.weight",
+            "input_hint_block.0.weight",
+        ]),
+    }
+}
+
+/// The family, from the features that cross-attention reads; for a text encoder, from those it gives.
+fn base_of(kind: ModelKind, entries: &BTreeMap<String, TensorEntry>) -> Option<BaseModel> {
+    if kind == ModelKind::TextEncoder {
+        let (_, embedding) = entries.iter().find(|(name, _)| name.ends_with("token_embedding.weight"))?;
+        // CLIP-L with its 768 features belongs to Stable Diffusion 1.x and to XL alike.
+        return match embedding.shape.get(1)? {
+            1024 => Some(BaseModel::Sd2),
+            1280 => Some(BaseModel::Sdxl),
+            _ => None,
+        };
+    }
+    // The half of a LoRA that faces the output has another width.
+    let outward = ["lora_up", "lora_B", "lora.up"];
+    let cross_attention = entries.iter().find(|(name, entry)| {
+        name.contains("attn2")
+            && name.contains("to_k")
+            && entry.shape.len() >= 2
+            && !outward.iter().any(|half| name.contains(half))
+    });
+    let width = cross_attention.and_then(|(_, entry)| entry.shape.get(1).copied());
+    match width {
+        Some(768) => Some(BaseModel::Sd1),
+        Some(1024) => Some(BaseModel::Sd2),
+        Some(1280) => Some(BaseModel::SdxlRefiner),
+        Some(2048) => Some(BaseModel::Sdxl),
+        // The small ControlNets of XL have no attention, but only XL embeds the picture's size.
+        None if entries.contains_key("add_embedding.linear_1.weight") => Some(BaseModel::Sdxl),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.kind)?;
+        if let Some(class) = &self.class_name {
+            write!(f, " ({class})")?;
+        }
+        if let Some(base) = self.base {
+            write!(f, "\n  base          {base}")?;
+        }
+        if let Some(channels) = self.in_channels {
+            let note = if channels == 9 { " (inpainting)" } else { "" };
+            write!(f, "\n  in channels   {channels}{note}")?;
+        }
+        if let Some(channels) = self.hint_channels {
+            write!(f, "\n  hint channels {channels}")?;
+        }
+        write!(f, "\n  tensors       {}", self.n_tensors)?;
+        write!(f, "\n  parameters    {}", self.n_parameters)?;
+        write!(f, "\n  bytes         {}", self.bytes)?;
+        for (dtype, count) in &self.dtypes {
+            write!(f, "\n  {dtype:<13} {count} tensors")?;
+        }
+        for (key, value) in &self.metadata {
+            write!(f, "\n  {key}: {value}")?;
+        }
+        for (name, component) in &self.components {
+            write!(f, "\n  {name:<13} {}, {} parameters", component.kind, component.n_parameters)?;
+        }
+        Ok(())
+    }
+}

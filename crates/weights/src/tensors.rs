@@ -1,0 +1,74 @@
+//! Plain tensors by name, without a module: latents, optimizer state.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::TensorData;
+
+use crate::archive::{Archive, Outgoing, dtype_of, write};
+use crate::error::WeightsError;
+
+/// Writes tensors by name as safetensors, each in its own element type, with the promises of [`save`](crate::save).
+///
+/// # Errors
+/// If the file cannot be written, or an element type is none of the format's (quantized).
+pub fn save_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorData>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    let mut outgoing = Vec::with_capacity(tensors.len());
+    for (name, data) in tensors {
+        let dtype = dtype_of(data).ok_or_else(|| WeightsError::UnsupportedDtype {
+            path: path.to_owned(),
+            name: name.clone(),
+            dtype: format!("{:?}", data.dtype()),
+        })?;
+        outgoing.push(Outgoing {
+            name: name.clone(),
+            shape: data.shape().to_vec(),
+            dtype,
+            bytes: Box::new(|| Ok(data.as_bytes().to_vec())),
+        });
+    }
+    let mut metadata = metadata.clone();
+    metadata.insert("format".to_owned(), "pt".to_owned());
+    write(path, &metadata, outgoing)
+}
+
+/// Reads all tensors of a safetensors file, each in its own element type.
+///
+/// # Errors
+/// If the file cannot be read or is malformed, or an element type is unknown to Burn.
+pub fn load_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+    let mut archive = Archive::open(&[path.to_owned()])?;
+    let entries = std::mem::take(&mut archive.entries);
+    entries
+        .into_iter()
+        .map(|(name, entry)| archive.read_data(&name, &entry).map(|data| (name, data)))
+        .collect()
+}
+
+/// Reads one tensor of a safetensors file, in its own element type.
+///
+/// # Errors
+/// As [`load_tensors`], and [`WeightsError::NoSuchTensor`] with the names that are there.
+pub fn read_tensor(path: &Path, name: &str) -> Result<TensorData, WeightsError> {
+    let mut archive = Archive::open(&[path.to_owned()])?;
+    match archive.entries.remove(name) {
+        Some(entry) => archive.read_data(name, &entry),
+        None => {
+            let mut found: Vec<String> = archive.entries.into_keys().collect();
+            found.sort_by_cached_key(|candidate| Reverse(likeness(candidate, name)));
+            found.truncate(8);
+            Err(WeightsError::NoSuchTensor { path: path.to_owned(), name: name.to_owned(), found })
+        }
+    }
+}
+
+/// How alike two names are, as a sortable number.
+fn likeness(a: &str, b: &str) -> u64 {
+    // Non-negative floats sort as their bits do.
+    strsim::sorensen_dice(a, b).abs().to_bits()
+}
