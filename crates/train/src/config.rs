@@ -1,0 +1,402 @@
+//! What a preset file and the command line may say about a run, before it is checked.
+//!
+//! A key has the name of the flag of diffusers' `train_controlnet.py` that it stands for, and, where nothing else
+//! is said, that flag's default (diffusers 0.42.1, `parse_args`). `TrainPlan::try_from` checks a config.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use pyrograph_data::Interpolation;
+use serde::de::{Deserialize as _, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, forward_to_deserialize_any};
+
+use crate::lr::{LrScheduler, StepRules};
+use crate::plan::PlanError;
+
+/// A training run as it is written down: `configs/*.toml`.
+///
+/// Every key may be left out. An unknown key is an error, so that a misspelt one is never ignored.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The networks to start from.
+    pub model: ModelSection,
+    /// The images and how they are read.
+    pub data: DataSection,
+    /// How gradients become updates.
+    pub optimizer: OptimizerSection,
+    /// How long to train and how the learning rate moves meanwhile.
+    pub schedule: ScheduleSection,
+    /// What is kept on the way, and what to continue from.
+    pub checkpoint: CheckpointSection,
+    /// Pictures made on the way.
+    pub validation: ValidationSection,
+    /// The run as a whole.
+    pub run: RunSection,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A Stable Diffusion folder in diffusers' layout. Required.
+    pub pretrained_model_name_or_path: Option<PathBuf>,
+    /// The ControlNet to start from. Left out: a new one made from the UNet.
+    pub controlnet_model_name_or_path: Option<PathBuf>,
+    /// A tokenizer's folder. Left out: the one of the Stable Diffusion folder.
+    pub tokenizer_name: Option<PathBuf>,
+    /// The variant of the frozen models' weight files, as in `model.fp16.safetensors`.
+    pub variant: Option<String>,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// The data set's folder. Exactly one of this and `dataset_name` is required.
+    pub train_data_dir: Option<PathBuf>,
+    /// The data set's folder, under the reference's other name. Names on the Hub are not looked up.
+    pub dataset_name: Option<PathBuf>,
+    /// The column of target images. Default: `image`.
+    pub image_column: String,
+    /// The column of conditioning images. Default: `conditioning_image`.
+    pub conditioning_image_column: String,
+    /// The column of captions. Default: `text`.
+    pub caption_column: String,
+    /// Train on so many samples, drawn by the seed. Left out: all.
+    pub max_train_samples: Option<NonZeroUsize>,
+    /// Width and height of the training images in pixels, a multiple of 8. Default: 512.
+    pub resolution: usize,
+    /// The filter of the resize. Default: bilinear (fixed in `train_controlnet.py`; the flag is that of
+    /// `train_controlnet_sdxl.py`).
+    pub image_interpolation_mode: Interpolation,
+    /// The share of captions replaced by the empty one, in [0, 1]. Default: 0.
+    pub proportion_empty_prompts: f64,
+    /// Samples per micro-batch. Default: 4.
+    pub train_batch_size: NonZeroUsize,
+    /// Threads that decode images. Default: 2, so that decoding runs beside the device. The reference's 0 decodes
+    /// between two steps; the batches are the same for any number.
+    pub dataloader_num_workers: usize,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            train_data_dir: None,
+            dataset_name: None,
+            image_column: "image".to_owned(),
+            conditioning_image_column: "conditioning_image".to_owned(),
+            caption_column: "text".to_owned(),
+            max_train_samples: None,
+            resolution: 512,
+            image_interpolation_mode: Interpolation::Bilinear,
+            proportion_empty_prompts: 0.0,
+            train_batch_size: const { NonZeroUsize::new(4).expect("4 is not 0") },
+            dataloader_num_workers: 2,
+        }
+    }
+}
+
+/// `[optimizer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSection {
+    /// The learning rate, after warmup. Default: 5e-6 (the reference's guide passes 1e-5).
+    pub learning_rate: f64,
+    /// Multiply the learning rate by `gradient_accumulation_steps * train_batch_size`. Default: false.
+    pub scale_lr: bool,
+    /// Micro-batches per update. Default: 1.
+    pub gradient_accumulation_steps: NonZeroUsize,
+    /// AdamW's decay of the mean of the gradients. Default: 0.9.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the mean of their squares. Default: 0.999.
+    pub adam_beta2: f64,
+    /// AdamW's weight decay. Default: 1e-2.
+    pub adam_weight_decay: f64,
+    /// AdamW's epsilon. Default: 1e-8.
+    pub adam_epsilon: f64,
+    /// The largest norm of all gradients together. Default: 1.
+    pub max_grad_norm: f64,
+}
+
+impl Default for OptimizerSection {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-6,
+            scale_lr: false,
+            gradient_accumulation_steps: NonZeroUsize::MIN,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_weight_decay: 1e-2,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+/// `[schedule]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleSection {
+    /// Passes over the data set. Default: 1.
+    pub num_train_epochs: NonZeroU64,
+    /// Updates of the ControlNet; overrides `num_train_epochs`.
+    pub max_train_steps: Option<NonZeroU64>,
+    /// How the learning rate moves. Default: `constant`.
+    pub lr_scheduler: LrScheduler,
+    /// Updates of the linear warmup. Default: 500; `constant` and `piecewise_constant` have none.
+    pub lr_warmup_steps: u64,
+    /// Restarts of `cosine_with_restarts`. Default: 1.
+    pub lr_num_cycles: NonZeroU64,
+    /// The power of `polynomial`. Default: 1.
+    pub lr_power: f64,
+    /// The pieces of `piecewise_constant`, as in `1:10,0.1:20,0.005`: the factor 1 before step 10, 0.1 before
+    /// step 20, 0.005 from there on. The reference has that scheduler but no flag for its rules.
+    pub lr_step_rules: Option<StepRules>,
+}
+
+impl Default for ScheduleSection {
+    fn default() -> Self {
+        Self {
+            num_train_epochs: NonZeroU64::MIN,
+            max_train_steps: None,
+            lr_scheduler: LrScheduler::Constant,
+            lr_warmup_steps: 500,
+            lr_num_cycles: NonZeroU64::MIN,
+            lr_power: 1.0,
+            lr_step_rules: None,
+        }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointSection {
+    /// Updates between two checkpoints. Default: 500.
+    pub checkpointing_steps: NonZeroU64,
+    /// The most checkpoints to keep. Left out: all.
+    pub checkpoints_total_limit: Option<NonZeroUsize>,
+    /// `latest`, the name of a checkpoint in the output folder, or a path. Left out: a fresh start.
+    pub resume_from_checkpoint: Option<PathBuf>,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self {
+            checkpointing_steps: const { NonZeroU64::new(500).expect("500 is not 0") },
+            checkpoints_total_limit: None,
+            resume_from_checkpoint: None,
+        }
+    }
+}
+
+/// `[validation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidationSection {
+    /// Prompts of the pictures. Default: none, and then no picture is made.
+    pub validation_prompt: Vec<String>,
+    /// Their conditioning images: as many, or one for all; or one prompt for all images.
+    pub validation_image: Vec<PathBuf>,
+    /// Pictures per prompt and image. Default: 4.
+    pub num_validation_images: NonZeroUsize,
+    /// Updates between two validations. Default: 100.
+    pub validation_steps: NonZeroU64,
+}
+
+impl Default for ValidationSection {
+    fn default() -> Self {
+        Self {
+            validation_prompt: Vec::new(),
+            validation_image: Vec::new(),
+            num_validation_images: const { NonZeroUsize::new(4).expect("4 is not 0") },
+            validation_steps: const { NonZeroU64::new(100).expect("100 is not 0") },
+        }
+    }
+}
+
+/// `[run]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSection {
+    /// Where everything is written. Default: `controlnet-model`.
+    pub output_dir: PathBuf,
+    /// Decides every random number of the run. Default: 0, where the reference does not seed at all: a run that
+    /// cannot be repeated cannot be resumed exactly.
+    pub seed: u64,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { output_dir: PathBuf::from("controlnet-model"), seed: 0 }
+    }
+}
+
+impl TrainConfig {
+    /// Reads a preset file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, has a key that does not exist or a value that does not fit.
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| PlanError::ReadPreset { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a preset; `path` is for messages.
+    fn parse(text: &str, path: &Path) -> Result<Self, PlanError> {
+        let invalid = |source| PlanError::InvalidPreset { path: path.to_owned(), source: Box::new(source) };
+        let table: toml::Table = text.parse().map_err(invalid)?;
+        if let Some((section, key)) = unknown_key(&table) {
+            return Err(PlanError::UnknownKey { path: path.to_owned(), near: near_key(&key), section, key });
+        }
+        toml::from_str(text).map_err(invalid)
+    }
+
+    /// The config as TOML that [`TrainConfig::read`] takes back.
+    ///
+    /// # Errors
+    /// If a path is not Unicode or a number exceeds TOML's 64 signed bits.
+    pub fn to_toml(&self) -> Result<String, PlanError> {
+        toml::to_string(self).map_err(|source| PlanError::NotToml { source })
+    }
+}
+
+/// The sections of a preset with their keys.
+fn sections() -> [(&'static str, &'static [&'static str]); 7] {
+    [
+        ("model", keys::<ModelSection>()),
+        ("data", keys::<DataSection>()),
+        ("optimizer", keys::<OptimizerSection>()),
+        ("schedule", keys::<ScheduleSection>()),
+        ("checkpoint", keys::<CheckpointSection>()),
+        ("validation", keys::<ValidationSection>()),
+        ("run", keys::<RunSection>()),
+    ]
+}
+
+/// The first key that does not exist, and the section it is in if it is in one.
+fn unknown_key(table: &toml::Table) -> Option<(Option<String>, String)> {
+    for (name, value) in table {
+        let Some((_, keys)) = sections().into_iter().find(|(section, _)| section == name) else {
+            return Some((None, name.clone()));
+        };
+        if let Some(key) =
+            value.as_table().and_then(|table| table.keys().find(|key| !keys.contains(&key.as_str())))
+        {
+            return Some((Some(name.clone()), key.clone()));
+        }
+    }
+    None
+}
+
+/// What a misspelt or misplaced key probably means: `[section]` or `key in [section]`.
+fn near_key(wrong: &str) -> Option<String> {
+    let keys = sections().into_iter().flat_map(|(section, keys)| {
+        let keys = keys.iter().map(move |key| (*key, format!("`{key}` in section [{section}]")));
+        keys.chain([(section, format!("section [{section}]"))])
+    });
+    let wrong = wrong.replace('-', "_");
+    keys.map(|(key, place)| (strsim::jaro_winkler(&wrong, key), place))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, place)| place)
+}
+
+/// The field names of a section, from serde's derive, which hands them to the deserializer.
+fn keys<'de, S: Deserialize<'de>>() -> &'static [&'static str] {
+    match S::deserialize(FieldNames) {
+        Err(Found(fields)) => fields,
+        Ok(_) => &[],
+    }
+}
+
+/// A deserializer that fails with the names of the fields it is asked for.
+struct FieldNames;
+
+#[derive(Debug, thiserror::Error)]
+#[error("fields {0:?}")]
+struct Found(&'static [&'static str]);
+
+impl serde::de::Error for Found {
+    fn custom<T: std::fmt::Display>(_message: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for FieldNames {
+    type Error = Found;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Found> {
+        Err(Found(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Found> {
+        Err(Found(fields))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TrainConfig, PlanError> {
+        TrainConfig::parse(text, Path::new("preset.toml"))
+    }
+
+    /// Asserts that a preset is refused, and the hint.
+    fn check_hint(text: &str, hint: Option<&str>) {
+        let error = parse(text).expect_err(text);
+        assert!(matches!(error, PlanError::UnknownKey { .. }), "{error}");
+        assert_eq!(error.hint().as_deref(), hint, "{text}");
+    }
+
+    #[test]
+    fn an_empty_preset_is_the_default() {
+        assert_eq!(parse("").expect("an empty preset"), TrainConfig::default());
+    }
+
+    #[test]
+    fn defaults_survive_being_written_and_read() {
+        let config = TrainConfig::default();
+        assert_eq!(parse(&config.to_toml().expect("defaults fit TOML")).expect("our own TOML"), config);
+    }
+
+    #[test]
+    fn a_misspelt_or_misplaced_key_names_the_right_one() {
+        check_hint(
+            "[optimizer]\nlerning_rate = 1e-5",
+            Some("did you mean `learning_rate` in section [optimizer]?"),
+        );
+        check_hint("seed = 3", Some("did you mean `seed` in section [run]?"));
+        check_hint("[optimiser]", Some("did you mean section [optimizer]?"));
+        check_hint(
+            "[data]\ntrain-batch-size = 1",
+            Some("did you mean `train_batch_size` in section [data]?"),
+        );
+        check_hint("[data]\nzzz = 1", None);
+    }
+
+    #[test]
+    fn every_section_of_the_config_is_listed() {
+        assert_eq!(sections().map(|(name, _)| name).as_slice(), keys::<TrainConfig>());
+    }
+
+    #[test]
+    fn a_zero_batch_is_refused_where_it_stands() {
+        let error = parse("[data]\ntrain_batch_size = 0").expect_err("a batch of nothing");
+        let PlanError::InvalidPreset { source, .. } = &error else { panic!("{error}") };
+        assert!(source.to_string().contains("line 2"), "{source}");
+    }
+}
