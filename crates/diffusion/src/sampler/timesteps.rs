@@ -1,0 +1,99 @@
+//! Where the sampling timesteps lie among the training timesteps.
+
+use crate::config::TimestepSpacing;
+use crate::error::DiffusionError;
+use crate::rounding::round_to_timestep;
+
+/// A grid of training timesteps to sample on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    pub(super) spacing: TimestepSpacing,
+    /// Points of the leading and linspace grids: `n_steps` for DDIM; one more, left out again, for UniPC.
+    pub(super) n_points: usize,
+    pub(super) n_steps: usize,
+    pub(super) n_train_timesteps: usize,
+    pub(super) steps_offset: usize,
+}
+
+impl Grid {
+    /// The `n_steps` timesteps, from the noisiest on.
+    ///
+    /// Source: Lin et al. 2023, table 2; diffusers 0.42 `set_timesteps`, with numpy's order of operations so that
+    /// halves round alike. For some numbers of steps above 60 diffusers' trailing list has one entry more, -1, by
+    /// a rounding error; ours never has.
+    pub(super) fn timesteps(self) -> Result<Vec<usize>, DiffusionError> {
+        let Self { spacing, n_points, n_steps, n_train_timesteps, steps_offset } = self;
+        if !(1..=n_train_timesteps).contains(&n_steps) {
+            return Err(DiffusionError::StepCount { n_steps, n_train_timesteps });
+        }
+        let points_falling = (0..n_points).rev().take(n_steps);
+        let timesteps: Vec<usize> = match spacing {
+            TimestepSpacing::Leading => {
+                let stride = n_train_timesteps / n_points;
+                points_falling.map(|i| (i * stride).saturating_add(steps_offset)).collect()
+            }
+            TimestepSpacing::Linspace => {
+                let n_gaps = n_points.saturating_sub(1).max(1);
+                let stride = (n_train_timesteps - 1) as f64 / n_gaps as f64;
+                points_falling.map(|i| round_to_timestep(i as f64 * stride)).collect()
+            }
+            TimestepSpacing::Trailing => {
+                // numpy's arange multiplies the difference of its first two values.
+                let end = n_train_timesteps as f64;
+                let stride = (end - end / n_steps as f64) - end;
+                (0..n_steps).map(|i| round_to_timestep(end + i as f64 * stride) - 1).collect()
+            }
+        };
+        let last_timestep = n_train_timesteps - 1;
+        match timesteps.first() {
+            Some(&timestep) if timestep > last_timestep => {
+                Err(DiffusionError::TimestepOutOfRange { timestep, last_timestep, steps_offset, n_steps })
+            }
+            _ => Ok(timesteps),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timesteps(spacing: TimestepSpacing, n_points: usize, steps_offset: usize) -> Vec<usize> {
+        Grid { spacing, n_points, n_steps: 4, n_train_timesteps: 1000, steps_offset }.timesteps().unwrap()
+    }
+
+    #[test]
+    fn spacings_follow_table_2() {
+        assert_eq!(timesteps(TimestepSpacing::Leading, 4, 1), [751, 501, 251, 1]);
+        assert_eq!(timesteps(TimestepSpacing::Leading, 5, 1), [801, 601, 401, 201]);
+        assert_eq!(timesteps(TimestepSpacing::Linspace, 4, 1), [999, 666, 333, 0]);
+        assert_eq!(timesteps(TimestepSpacing::Linspace, 5, 1), [999, 749, 500, 250]);
+        assert_eq!(timesteps(TimestepSpacing::Trailing, 4, 1), [999, 749, 499, 249]);
+    }
+
+    #[test]
+    fn an_offset_past_the_end_is_an_error() {
+        let grid = Grid {
+            spacing: TimestepSpacing::Leading,
+            n_points: 1000,
+            n_steps: 1000,
+            n_train_timesteps: 1000,
+            steps_offset: 1,
+        };
+        assert!(matches!(grid.timesteps(), Err(DiffusionError::TimestepOutOfRange { timestep: 1000, .. })));
+    }
+
+    #[test]
+    fn trailing_always_has_as_many_timesteps_as_steps() {
+        for n_steps in 1..=1000 {
+            let grid = Grid {
+                spacing: TimestepSpacing::Trailing,
+                n_points: n_steps,
+                n_steps,
+                n_train_timesteps: 1000,
+                steps_offset: 0,
+            };
+            assert_eq!(grid.timesteps().unwrap().len(), n_steps);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Noise schedules and samplers against diffusers.
+
+use burn::prelude::*;
+use pyrograph::backend;
+use pyrograph_diffusion::{
+    Ddim, DdimConfig, NoiseSchedule, Sampler, SamplerKind, ScheduleConfig, SchedulerJson, UniPcConfig, VarianceNoise,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::cases::{Case, Tensors, assert_close, cases};
+
+fn scheduler_config(case: &Case) -> SchedulerJson {
+    let text = std::fs::read_to_string(case.dir.join("scheduler_config.json")).unwrap();
+    text.parse().unwrap()
+}
+
+#[test]
+fn diffusion_tables_noisy_latents_and_velocity_equal_diffusers() {
+    let device = backend::device();
+    for case in cases("schedule") {
+        let config = ScheduleConfig::try_from(&scheduler_config(&case)).unwrap();
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        let tensors = case.tensors("tensors.safetensors");
+        for (name, table) in [("betas", schedule.betas()), ("alphas_cumprod", schedule.alphas_cumprod())] {
+            let expected = numbers(tensors.float::<1>(name, &device));
+            assert_eq!(table.len(), expected.len(), "{}: length of {name}", case.name);
+            for (timestep, (actual, expected)) in table.iter().zip(expected).enumerate() {
+                let error = (actual - expected).abs();
+                assert!(error <= 1e-6 * expected, "{}: {name}[{timestep}] off by {error:e}", case.name);
+            }
+        }
+        for pair in ["ends", "drawn"] {
+            let timesteps = integers(&tensors, &format!("{pair}.timesteps"));
+            let latents = tensors.float::<4>("latents", &device);
+            let noise = tensors.float::<4>("noise", &device);
+            let noisy = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
+            let velocity = schedule.velocity(latents, noise, &timesteps);
+            for (name, actual) in [("noisy", noisy), ("velocity", velocity)] {
+                let expected = tensors.float(&format!("{pair}.{name}"), &device);
+                assert_close(&format!("{} {pair} {name}", case.name), actual, expected, 1e-6);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct SamplerCase {
+    samplers: Vec<SamplerKind>,
+    trajectories: Vec<usize>,
+}
+
+#[test]
+fn diffusion_timesteps_equal_diffusers_for_1_to_50_steps() {
+    for case in cases("sampler") {
+        let json = scheduler_config(&case);
+        let tensors = case.tensors("tensors.safetensors");
+        for kind in case.json::<SamplerCase>("case.json").samplers {
+            let expected = integers(&tensors, &format!("{kind}.timesteps"));
+            let mut expected = expected.as_slice();
+            for n_steps in 1..=50 {
+                let sampler = Sampler::from_config(kind, &json, n_steps).unwrap();
+                let list;
+                (list, expected) = expected.split_at(n_steps);
+                assert_eq!(sampler.timesteps(), list, "{} {kind}, {n_steps} steps", case.name);
+            }
+            assert!(expected.is_empty(), "{} {kind}: more timesteps than steps", case.name);
+        }
+    }
+}
+
+#[test]
+fn diffusion_trajectories_equal_diffusers() {
+    for case in cases("sampler") {
+        let json = scheduler_config(&case);
+        let tensors = case.tensors("tensors.safetensors");
+        let details = case.json::<SamplerCase>("case.json");
+        for kind in details.samplers {
+            for &n_steps in &details.trajectories {
+                let mut sampler = Sampler::from_config(kind, &json, n_steps).unwrap();
+                assert_eq!(sampler.init_noise_sigma(), 1.0);
+                let timesteps = sampler.timesteps().to_vec();
+                let step = |output, step_idx, latents| sampler.step(output, step_idx, latents);
+                check_trajectory(&format!("{} {kind}.{n_steps}", case.name), &tensors, &timesteps, step);
+            }
+        }
+    }
+}
+
+#[test]
+fn diffusion_ddim_with_fresh_noise_equals_diffusers() {
+    let device = backend::device();
+    for case in cases("sampler") {
+        let tensors = case.tensors("tensors.safetensors");
+        if !case.json::<SamplerCase>("case.json").samplers.contains(&SamplerKind::Ddim) {
+            continue;
+        }
+        let sampler = Ddim::new(&DdimConfig::try_from(&scheduler_config(&case)).unwrap(), 10).unwrap();
+        let noise = tensors.float::<4>("fresh", &device);
+        let step = |output, step_idx, latents| {
+            sampler.step(output, step_idx, latents, Some(VarianceNoise { eta: 0.7, noise: noise.clone() }))
+        };
+        check_trajectory(&format!("{} ddim.fresh", case.name), &tensors, sampler.timesteps(), step);
+    }
+}
+
+#[test]
+fn diffusion_configs_resolve_and_are_written_as_diffusers_does() {
+    for case in cases("sampler") {
+        let json = scheduler_config(&case);
+        for kind in case.json::<SamplerCase>("case.json").samplers {
+            let resolved: SchedulerJson = case.json(&format!("{kind}.json"));
+            let written = match kind {
+                SamplerKind::Ddim => {
+                    let config = DdimConfig::try_from(&json).unwrap();
+                    assert_eq!(config, DdimConfig::try_from(&resolved).unwrap(), "{} {kind}", case.name);
+                    SchedulerJson::from(&config)
+                }
+                SamplerKind::UniPc => {
+                    let config = UniPcConfig::try_from(&json).unwrap();
+                    assert_eq!(config, UniPcConfig::try_from(&resolved).unwrap(), "{} {kind}", case.name);
+                    SchedulerJson::from(&config)
+                }
+            };
+            let resolved: Value = case.json(&format!("{kind}.json"));
+            let written = serde_json::to_value(&written).unwrap();
+            for (key, value) in written.as_object().unwrap() {
+                assert_eq!(Some(value), resolved.get(key), "{} {kind}: `{key}`", case.name);
+            }
+        }
+    }
+}
+
+/// Follows the generator's `trajectory` and compares every latents it kept. The name ends in the tensor's name.
+fn check_trajectory(
+    name: &str,
+    tensors: &Tensors,
+    timesteps: &[usize],
+    mut step: impl FnMut(Tensor<4>, usize, Tensor<4>) -> Tensor<4>,
+) {
+    let device = backend::device();
+    let (_, tensor) = name.split_once(' ').expect("case and tensor");
+    let bias = tensors.float::<4>("bias", &device);
+    let mut latents = tensors.float::<4>("start", &device);
+    let mut kept = Vec::new();
+    for (step_idx, &timestep) in timesteps.iter().enumerate() {
+        let output = latents.clone() * (0.3 * (timestep as f64 / 1000.0).cos()) + bias.clone() * 0.5;
+        latents = step(output, step_idx, latents);
+        if timesteps.len() < 10 || (step_idx + 1) % 10 == 0 {
+            kept.push(latents.clone());
+        }
+    }
+    assert_close(name, Tensor::cat(kept, 0), tensors.float(tensor, &device), 1e-5);
+}
+
+fn numbers(tensor: Tensor<1>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+fn integers(tensors: &Tensors, name: &str) -> Vec<usize> {
+    let values = tensors.0[name].iter::<i64>();
+    values.map(|value| usize::try_from(value).expect("no negative timestep")).collect()
+}

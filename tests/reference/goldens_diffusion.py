@@ -1,0 +1,195 @@
+"""Noise schedules and samplers, by diffusers' own classes.
+
+Kind `schedule`: a `scheduler_config.json` as it lies on disk, the tables DDPM makes of it, noisy latents and velocity.
+Kind `sampler`: the same file taken to DDIM and UniPC by `from_config`, the config that results (`ddim.json`), the
+timesteps for 1 to 50 steps one after the other, and the latents along whole trajectories with a made-up network.
+"""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+
+import case
+
+SHAPE = (2, 4, 3, 5)
+TRAJECTORIES = [1, 2, 3, 5, 10, 20, 50]
+CLASSES = {"ddim": diffusers.DDIMScheduler, "unipc": diffusers.UniPCMultistepScheduler}
+
+LATENT_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+SD15 = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    **LATENT_DIFFUSION,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+SD21_V = {**SD15, "_class_name": "DDIMScheduler", "_diffusers_version": "0.8.0", "prediction_type": "v_prediction"}
+SDXL = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    **LATENT_DIFFUSION,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+ZERO_SNR = {
+    "_class_name": "DDIMScheduler",
+    **LATENT_DIFFUSION,
+    "clip_sample": False,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+    "timestep_spacing": "trailing",
+}
+DEFAULTS = {"_class_name": "DDPMScheduler"}
+COSINE = {
+    "_class_name": "DDPMScheduler",
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": True,
+    "clip_sample_range": 1.5,
+    "num_train_timesteps": 400,
+    "timestep_spacing": "linspace",
+}
+DPM_SOLVER = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    **LATENT_DIFFUSION,
+    "algorithm_type": "dpmsolver++",
+    "clip_sample": False,
+    "lambda_min_clipped": -math.inf,
+    "solver_order": 3,
+    "solver_type": "midpoint",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+UNIPC = {"_class_name": "UniPCMultistepScheduler", **LATENT_DIFFUSION, "clip_sample": False}
+
+
+def make(out: Path, seed: int) -> None:
+    torch.set_num_threads(1)
+    random = torch.Generator().manual_seed(seed)
+    trained = (torch.rand(100, generator=random) * 0.05 + 0.001).sort().values.tolist()
+    trained = {"_class_name": "DDPMScheduler", "num_train_timesteps": 100, "trained_betas": trained}
+
+    schedules = {
+        "sd15": SD15,
+        "sd21_v": SD21_V,
+        "zero_snr": ZERO_SNR,
+        "defaults": DEFAULTS,
+        "cosine": COSINE,
+        "trained": trained,
+        "zero_snr_linear": {**DEFAULTS, "rescale_betas_zero_snr": True},
+    }
+    for name, config in schedules.items():
+        write_schedule(out, name, config, random)
+
+    both = ["ddim", "unipc"]
+    samplers = {
+        "sd15": (SD15, both),
+        "sd21_v": (SD21_V, both),
+        "sdxl": (SDXL, both),
+        "zero_snr": (ZERO_SNR, both),
+        "cosine_clipped": (COSINE, both),
+        "trailing": ({**SD15, "timestep_spacing": "trailing"}, both),
+        "trailing_137": ({**DEFAULTS, "num_train_timesteps": 137, "timestep_spacing": "trailing"}, both),
+        "linspace_v": ({**SD21_V, "timestep_spacing": "linspace"}, ["ddim"]),
+        "zero_snr_leading": (
+            {**ZERO_SNR, "timestep_spacing": "leading", "prediction_type": "epsilon"},
+            ["ddim"],
+        ),
+        "dpm_solver": (DPM_SOLVER, ["unipc"]),
+        "order_1": ({**UNIPC, "solver_order": 1}, ["unipc"]),
+        "bh1": (
+            {**UNIPC, "solver_type": "bh1", "final_sigmas_type": "sigma_min", "lower_order_final": False},
+            ["unipc"],
+        ),
+        "noise_space": (
+            {**UNIPC, "predict_x0": False, "final_sigmas_type": "sigma_min", "prediction_type": "v_prediction"},
+            ["unipc"],
+        ),
+        "corrector_off": ({**UNIPC, "disable_corrector": [0, 3], "solver_order": 3}, ["unipc"]),
+    }
+    for name, (config, kinds) in samplers.items():
+        write_sampler(out, name, config, kinds, random)
+
+
+def load(config: dict):
+    """The scheduler of the class that the file names, as a pipeline loads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "scheduler_config.json").write_text(json.dumps(config))
+        return getattr(diffusers, config["_class_name"]).from_pretrained(folder)
+
+
+def normal(random: torch.Generator) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=random)
+
+
+def write_schedule(out: Path, name: str, config: dict, random: torch.Generator) -> None:
+    scheduler = diffusers.DDPMScheduler.from_config(load(config).config)
+    last = scheduler.config.num_train_timesteps - 1
+    latents, noise = normal(random), normal(random)
+    tensors = {
+        "betas": scheduler.betas,
+        "alphas_cumprod": scheduler.alphas_cumprod,
+        "latents": latents,
+        "noise": noise,
+    }
+    drawn = torch.randint(0, last, (2,), generator=random)
+    for pair, timesteps in {"ends": torch.tensor([0, last]), "drawn": drawn}.items():
+        tensors[f"{pair}.timesteps"] = timesteps
+        tensors[f"{pair}.noisy"] = scheduler.add_noise(latents, noise, timesteps)
+        tensors[f"{pair}.velocity"] = scheduler.get_velocity(latents, noise, timesteps)
+    case.write(out, "schedule", name, {}, scheduler_config=config, tensors=tensors)
+
+
+def write_sampler(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
+    start, bias = normal(random), normal(random)
+    tensors = {"start": start, "bias": bias}
+    resolved = {}
+    for kind in kinds:
+        scheduler = CLASSES[kind].from_config(load(config).config)
+        resolved[kind] = json.loads(scheduler.to_json_string())
+        lists = []
+        for n_steps in range(1, 51):
+            scheduler.set_timesteps(n_steps)
+            lists.append(scheduler.timesteps)
+        tensors[f"{kind}.timesteps"] = torch.cat(lists)
+        for n_steps in TRAJECTORIES:
+            tensors[f"{kind}.{n_steps}"] = trajectory(scheduler, n_steps, start, bias)
+    details = {"samplers": kinds, "trajectories": TRAJECTORIES}
+    if "ddim" in kinds:
+        fresh = normal(random)
+        tensors["fresh"] = fresh
+        scheduler = diffusers.DDIMScheduler.from_config(load(config).config)
+        tensors["ddim.fresh"] = trajectory(scheduler, 10, start, bias, eta=0.7, variance_noise=fresh)
+    case.write(out, "sampler", name, details, scheduler_config=config, tensors=tensors, **resolved)
+
+
+def trajectory(scheduler, n_steps: int, start: torch.Tensor, bias: torch.Tensor, **options) -> torch.Tensor:
+    """The latents after each step, of long trajectories after every tenth: `[n_kept * batch, ...]`."""
+    scheduler.set_timesteps(n_steps)
+    latents = start * scheduler.init_noise_sigma
+    kept = []
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        output = 0.3 * latents * math.cos(timestep / 1000) + 0.5 * bias
+        latents = scheduler.step(output, timestep, latents, **options).prev_sample
+        if n_steps < 10 or done % 10 == 0:
+            kept.append(latents)
+    assert torch.isfinite(latents).all()
+    return torch.cat(kept)
