@@ -7,7 +7,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use pyrograph_data::Interpolation;
-use serde::de::{Deserialize as _, Deserializer, Visitor};
+use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
 use crate::lr::{LrScheduler, StepRules};

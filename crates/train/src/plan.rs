@@ -642,7 +642,7 @@ mod tests {
             config.data.proportion_empty_prompts = 1.5;
         });
         check_refused("`--proportion_empty_prompts` must be", |config| {
-            config.data.proportion_empty_prompts = f64::NAN
+            config.data.proportion_empty_prompts = f64::NAN;
         });
         check_refused("`--validation_image` must be set if `--validation_prompt` is set", |config| {
             config.validation.validation_prompt = vec!["a circle".into()];
@@ -657,7 +657,7 @@ mod tests {
         check_refused("`--resolution` must be divisible by 8", |config| config.data.resolution = 500);
         check_refused("`--learning_rate` must be positive", |config| config.optimizer.learning_rate = 0.0);
         check_refused("`--adam_beta2` must be in the range [0, 1), found 1", |config| {
-            config.optimizer.adam_beta2 = 1.0
+            config.optimizer.adam_beta2 = 1.0;
         });
         check_refused("lr_end (1e-7) must be smaller than initial lr (1e-7)", |config| {
             config.optimizer.learning_rate = 1e-7;
