@@ -1,3 +1,12 @@
-//! The one integration-test binary: parity with diffusers, the command line, resuming and faults.
+//! The one integration-test binary: parity with diffusers, training, the command line, resuming and faults.
 
 mod parity;
+mod train;
+
+use std::path::PathBuf;
+
+/// The committed fixtures; `PYROGRAPH_FIXTURES` says where they are on a machine without the source tree.
+fn fixtures() -> PathBuf {
+    std::env::var_os("PYROGRAPH_FIXTURES")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from)
+}

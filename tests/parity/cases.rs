@@ -1,7 +1,7 @@
 //! Finding, reading and comparing parity cases.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -16,7 +16,7 @@ pub(crate) struct Case {
 
 /// All cases of a kind; at least one must be there, so that a test can never pass by finding nothing.
 pub(crate) fn cases(kind: &str) -> Vec<Case> {
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity");
+    let committed = crate::fixtures().join("parity");
     let extra = std::env::var_os("PYROGRAPH_PARITY_DIR").map(PathBuf::from);
     let mut found = Vec::new();
     for root in std::iter::once(committed).chain(extra) {

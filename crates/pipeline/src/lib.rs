@@ -1,1 +1,14 @@
-//! A loaded Stable Diffusion bundle with ControlNet, and generate.
+//! A loaded Stable Diffusion model and what can be drawn with it and a ControlNet.
+
+mod bundle;
+mod error;
+mod generate;
+mod noise;
+
+pub use bundle::{Bundle, BundleOptions, load_controlnet, save_controlnet};
+pub use error::PipelineError;
+pub use generate::{Request, generate};
+pub use noise::standard_normal;
+pub use pyrograph_diffusion::SamplerKind;
+pub use pyrograph_unet::ControlMode;
+pub use pyrograph_vae::DiagonalGaussian;

@@ -1,1 +1,35 @@
 //! ControlNet training: plan, step, loop, checkpoints, validation, events.
+//!
+//! A [`TrainConfig`] says what a run should be, a [`TrainPlan`] is one that can be started, a [`Trainer`] runs it and
+//! tells an [`Observer`]. Read `trainer.rs` first: it is the loop, and calls everything else in order.
+
+mod batch;
+mod checkpoint;
+mod config;
+mod encode;
+mod error;
+mod events;
+mod loss;
+mod lr;
+mod metrics;
+mod optim;
+mod plan;
+mod trainer;
+mod validate;
+
+pub use checkpoint::{Checkpoint, Position};
+pub use config::{
+    CheckpointSection, DataSection, ModelSection, OptimizerSection, RunSection, ScheduleSection, TrainConfig,
+    ValidationSection,
+};
+pub use error::TrainError;
+pub use events::{Banner, Event, Observer, Progress};
+pub use loss::mse;
+pub use lr::{LrSchedule, LrScheduler, StepRules};
+pub use metrics::MetricsFile;
+pub use optim::{AdamW, AdamWConfig, Gradients};
+pub use plan::{
+    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom, TrainPlan,
+    ValidationPair, ValidationPlan,
+};
+pub use trainer::Trainer;

@@ -109,6 +109,20 @@ impl Default for HintConfig {
 }
 
 impl HintConfig {
+    /// The published channels for a VAE of another factor: cut to as many levels as it needs, or the last repeated.
+    ///
+    /// # Panics
+    /// If `scale_factor` is not a power of two; a VAE's is.
+    #[must_use]
+    pub fn with_scale_factor(scale_factor: usize) -> Self {
+        assert!(scale_factor.is_power_of_two(), "a scale factor is a power of two, got {scale_factor}");
+        let published = Self::default();
+        let n_levels = scale_factor.ilog2() as usize + 1;
+        let last = published.channels[published.channels.len() - 1];
+        let channels = published.channels.into_iter().chain(std::iter::repeat(last)).take(n_levels).collect();
+        Self { channels, ..published }
+    }
+
     /// How many times wider and higher the hint is than the latents.
     #[must_use]
     pub fn scale_factor(&self) -> usize {

@@ -1,0 +1,79 @@
+//! What can go wrong between a folder and a picture.
+
+use pyrograph_diffusion::DiffusionError;
+use pyrograph_text::TextError;
+use pyrograph_weights::WeightsError;
+
+/// A model that cannot be loaded, or a request that does not fit it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// A folder or file of weights.
+    #[error("cannot load the {component}")]
+    Weights {
+        /// Which model of the bundle.
+        component: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: WeightsError,
+    },
+    /// A `config.json` that describes no model we can build.
+    #[error("cannot build the {component} from its config.json")]
+    Config {
+        /// Which model of the bundle.
+        component: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The tokenizer's files.
+    #[error("cannot load the tokenizer")]
+    Tokenizer(#[source] TextError),
+    /// The scheduler's config, or a number of steps that it cannot make.
+    #[error("cannot use the scheduler")]
+    Scheduler(#[source] DiffusionError),
+    /// Two models that do not belong together.
+    #[error("the {left} and the {right} do not belong together: `{key}` is {left_value} and {right_value}")]
+    Mismatch {
+        /// One model.
+        left: &'static str,
+        /// The other.
+        right: &'static str,
+        /// What differs.
+        key: &'static str,
+        /// In one.
+        left_value: String,
+        /// In the other.
+        right_value: String,
+    },
+    /// Latents of another size than the picture needs.
+    #[error("the latents have shape {found:?}, but this hint needs {expected:?}")]
+    LatentsShape {
+        /// `[1, channels, height, width]`.
+        expected: Vec<usize>,
+        /// What was given.
+        found: Vec<usize>,
+    },
+}
+
+impl PipelineError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Weights { source, .. } => source.hint(),
+            Self::Config { .. } => {
+                Some("this version trains and runs Stable Diffusion 1.x models in diffusers' layout".to_owned())
+            }
+            Self::Tokenizer(source) => source.hint(),
+            Self::Scheduler(source) => source.hint(),
+            Self::Mismatch { right: "ControlNet", .. } => {
+                Some("use a ControlNet that was trained for this base model".to_owned())
+            }
+            Self::Mismatch { .. } => Some("the parts of the base folder come from different models".to_owned()),
+            Self::LatentsShape { .. } => {
+                Some("latents are an eighth of the picture's height and width; omit them to draw them from the seed".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Host to device: what one micro-batch of training needs.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
+use pyrograph_pipeline::Bundle;
+
+use crate::encode::Encoder;
+
+/// One micro-batch on the device, without autodiff.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Mean and logarithm of the variance of the images' latents, `[batch, 2 * latent_channels, height, width]`.
+    pub moments: Tensor<4>,
+    /// Hints in [0, 1], `[batch, 3, side, side]`.
+    pub hint: Tensor<4>,
+    /// Prompt embeddings, `[batch, tokens, context_dim]`.
+    pub context: Tensor<3>,
+    /// The samples' ids, which key their random numbers.
+    pub ids: Vec<String>,
+}
+
+impl Batch {
+    /// Encodes images and captions and moves the hints to the device.
+    ///
+    /// The caption, and whether it is dropped, are drawn anew for each step.
+    #[must_use]
+    pub fn new(
+        host: HostBatch,
+        dataset: &Dataset,
+        bundle: &Bundle,
+        encoder: &mut Encoder,
+        draw: &CaptionDraw,
+    ) -> Self {
+        let device = encoder.device().clone();
+        let side = host.side.get();
+        let batch_size = host.ids.len();
+        let captions = host.samples.iter().zip(&host.ids).map(|(&sample_idx, id)| {
+            let mut rng = random::rng(draw.seed, draw.micro_step, id, Purpose::Caption);
+            dataset.samples()[sample_idx].caption(&mut rng, draw.empty_probability)
+        });
+        let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let images = host.image_signed.chunks_exact(3 * side * side);
+        let moments = host
+            .samples
+            .iter()
+            .zip(images)
+            .map(|(&sample_idx, image)| encoder.moments(bundle, sample_idx, image, side))
+            .collect();
+        Self {
+            moments: Tensor::cat(moments, 0),
+            hint: Tensor::from_data(TensorData::new(host.hint_unit, [batch_size, 3, side, side]), &device),
+            context: Tensor::cat(context, 0),
+            ids: host.ids,
+        }
+    }
+}
+
+/// What decides a sample's caption at a step.
+#[derive(Debug, Clone, Copy)]
+pub struct CaptionDraw {
+    /// The run's seed.
+    pub seed: u64,
+    /// Micro-batches made before this one.
+    pub micro_step: u64,
+    /// Probability of an empty caption.
+    pub empty_probability: f64,
+}

@@ -1,0 +1,257 @@
+//! Checkpoints: a folder that is complete and verified, or not there.
+//!
+//! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `optimizer.safetensors`, `state.json`, and
+//! `manifest.json` with a hash of every other file. It is written under another name, synced and renamed, and old
+//! checkpoints go only after that.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use pyrograph_data::Cursor;
+use pyrograph_pipeline::{load_controlnet, save_controlnet};
+use pyrograph_unet::{ControlNet, ControlNetConfig};
+use pyrograph_weights::{load_tensors, save_tensors};
+use serde::{Deserialize, Serialize};
+
+use crate::optim::{AdamW, AdamWConfig};
+use crate::{TrainError, TrainPlan};
+
+const CONTROLNET: &str = "controlnet";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const MANIFEST: &str = "manifest.json";
+
+/// How far a run is; together with plan and data it decides everything that follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimizer steps made.
+    pub optimizer_step: u32,
+    /// Micro-batches made.
+    pub micro_step: u64,
+    /// The next micro-batch.
+    pub cursor: Cursor,
+}
+
+/// What must be the same for a resumed run to continue the one it resumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity(pub BTreeMap<String, String>);
+
+impl Identity {
+    /// The first setting that differs.
+    fn difference(&self, stored: &Self) -> Option<(String, String, String)> {
+        self.0.iter().find_map(|(key, now)| {
+            let before = stored.0.get(key).map_or("unknown", String::as_str);
+            (before != now).then(|| (key.clone(), before.to_owned(), now.clone()))
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct State<P> {
+    position: Position,
+    identity: Identity,
+    plan: P,
+}
+
+/// What a checkpoint is made of.
+#[derive(Debug)]
+pub(crate) struct Snapshot<'a> {
+    pub(crate) controlnet: &'a ControlNet,
+    pub(crate) controlnet_config: &'a ControlNetConfig,
+    pub(crate) optimizer: &'a AdamW,
+    pub(crate) position: Position,
+    pub(crate) identity: &'a Identity,
+    pub(crate) plan: &'a TrainPlan,
+}
+
+/// A complete checkpoint folder whose files have the hashes of its manifest.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    position: Position,
+    identity: Identity,
+}
+
+/// What a run continues from.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) controlnet: ControlNet,
+    pub(crate) controlnet_config: ControlNetConfig,
+    pub(crate) optimizer: AdamW,
+    pub(crate) position: Position,
+}
+
+impl Snapshot<'_> {
+    /// Writes `checkpoint-N` into the output folder, then deletes the oldest beyond `total_limit`.
+    pub(crate) fn save(&self, output_dir: &Path, total_limit: Option<NonZeroUsize>) -> Result<PathBuf, TrainError> {
+        let name = format!("checkpoint-{}", self.position.optimizer_step);
+        let path = output_dir.join(&name);
+        let scratch = output_dir.join(format!(".{name}.incomplete"));
+        remove_dir_if_there(&scratch)?;
+        let controlnet_dir = scratch.join(CONTROLNET);
+        fs::create_dir_all(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
+        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir).map_err(TrainError::Pipeline)?;
+        save_tensors(&scratch.join(OPTIMIZER), &self.optimizer.state(self.controlnet), &BTreeMap::new())
+            .map_err(TrainError::Weights)?;
+        let state = State { position: self.position, identity: self.identity.clone(), plan: self.plan };
+        write_json(&scratch.join(STATE), &state)?;
+        write_json(&scratch.join(MANIFEST), &hashes(&scratch)?)?;
+        sync(&controlnet_dir)?;
+        sync(&scratch)?;
+
+        remove_dir_if_there(&path)?;
+        fs::rename(&scratch, &path).map_err(TrainError::io(&path))?;
+        sync(output_dir)?;
+        if let Some(limit) = total_limit {
+            let mut ours = numbered(output_dir)?;
+            ours.retain(|(_, path)| path.join(MANIFEST).is_file());
+            for (_, old) in &ours[..ours.len().saturating_sub(limit.get())] {
+                remove_dir_if_there(old)?;
+            }
+        }
+        Ok(path)
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder and verifies it.
+    ///
+    /// # Errors
+    /// [`TrainError::NotACheckpoint`] says what is missing or damaged.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let problem = |problem: String| TrainError::NotACheckpoint { path: path.to_owned(), problem };
+        if !path.is_dir() {
+            return Err(problem("there is no such folder".to_owned()));
+        }
+        let manifest: BTreeMap<String, String> = read_json(&path.join(MANIFEST)).map_err(&problem)?;
+        let found = hashes(path)?;
+        for (file, expected) in &manifest {
+            match found.get(file) {
+                None => return Err(problem(format!("`{file}` is missing"))),
+                Some(hash) if hash != expected => return Err(problem(format!("`{file}` is damaged"))),
+                Some(_) => {}
+            }
+        }
+        for required in [STATE, OPTIMIZER] {
+            if !manifest.contains_key(required) {
+                return Err(problem(format!("`{required}` is missing from its manifest")));
+            }
+        }
+        let state: State<serde_json::Value> = read_json(&path.join(STATE)).map_err(&problem)?;
+        Ok(Self { path: path.to_owned(), position: state.position, identity: state.identity })
+    }
+
+    /// The newest complete checkpoint of an output folder. Folders of other names are no concern of ours, and
+    /// incomplete ones are skipped.
+    ///
+    /// # Errors
+    /// [`TrainError::NoCheckpoint`] if there is none, or why the newest one cannot be used if none can.
+    pub fn latest(output_dir: &Path) -> Result<Self, TrainError> {
+        let none = || TrainError::NoCheckpoint { output_dir: output_dir.to_owned() };
+        if !output_dir.is_dir() {
+            return Err(none());
+        }
+        let mut first_failure = None;
+        for (_, path) in numbered(output_dir)?.iter().rev() {
+            match Self::open(path) {
+                Ok(checkpoint) => return Ok(checkpoint),
+                Err(failure) => {
+                    tracing::warn!("skipping {}: {failure}", path.display());
+                    first_failure = first_failure.or(Some(failure));
+                }
+            }
+        }
+        Err(first_failure.unwrap_or_else(none))
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far the run was.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Loads the ControlNet and the optimizer to continue on an autodiff device.
+    pub(crate) fn restore(
+        &self,
+        identity: &Identity,
+        optimizer: AdamWConfig,
+        device: &Device,
+    ) -> Result<Restored, TrainError> {
+        if let Some((key, stored, now)) = identity.difference(&self.identity) {
+            return Err(TrainError::ResumeMismatch { path: self.path.clone(), key, stored, now });
+        }
+        let (controlnet, controlnet_config) =
+            load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
+        let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
+        let optimizer =
+            AdamW::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
+        Ok(Restored { controlnet, controlnet_config, optimizer, position: self.position })
+    }
+}
+
+/// The folders `checkpoint-<number>`, by number.
+fn numbered(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(output_dir).map_err(TrainError::io(output_dir))? {
+        let path = entry.map_err(TrainError::io(output_dir))?.path();
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix("checkpoint-"))
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number.filter(|_| path.is_dir()) {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The hash of every file but the manifest, by path relative to the folder.
+fn hashes(dir: &Path) -> Result<BTreeMap<String, String>, TrainError> {
+    let mut hashes = BTreeMap::new();
+    for (prefix, folder) in [("", dir.to_owned()), ("controlnet/", dir.join(CONTROLNET))] {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.map_err(TrainError::io(&folder))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if path.is_file() && name != MANIFEST {
+                let mut hasher = blake3::Hasher::new();
+                let file = File::open(&path).map_err(TrainError::io(&path))?;
+                hasher.update_reader(file).map_err(TrainError::io(&path))?;
+                hashes.insert(format!("{prefix}{name}"), hasher.finalize().to_hex().to_string());
+            }
+        }
+    }
+    Ok(hashes)
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), TrainError> {
+    let text = serde_json::to_string_pretty(value).expect("our own types are plain data with string keys");
+    fs::write(path, text + "\n").map_err(TrainError::io(path))?;
+    sync(path)
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
+    let name = path.file_name().unwrap_or_default().display();
+    let text = fs::read_to_string(path).map_err(|error| format!("`{name}` cannot be read: {error}"))?;
+    serde_json::from_str(&text).map_err(|error| format!("`{name}` is not what we write: {error}"))
+}
+
+/// Makes a file or a folder's entries durable.
+fn sync(path: &Path) -> Result<(), TrainError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
+}
+
+fn remove_dir_if_there(path: &Path) -> Result<(), TrainError> {
+    if path.exists() { fs::remove_dir_all(path).map_err(TrainError::io(path)) } else { Ok(()) }
+}

@@ -1,0 +1,81 @@
+//! The objective: how far the controlled UNet's prediction is from the noise, or the velocity.
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use pyrograph_data::random::{self, Purpose};
+use pyrograph_diffusion::NoiseSchedule;
+use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
+use pyrograph_unet::ControlNet;
+
+use crate::batch::Batch;
+
+/// Which random numbers a micro-batch draws.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// The run's seed.
+    pub seed: u64,
+    /// Micro-batches made before this one.
+    pub micro_step: u64,
+}
+
+/// The loss of one micro-batch: noise its latents, predict with the ControlNet, compare with the target.
+///
+/// Only the ControlNet and the UNet's decoder run with autodiff: the residuals join after the encoder, so nothing
+/// before them depends on a trainable weight.
+///
+/// # Shapes
+/// - output: `[1]`
+///
+/// Source: diffusers `examples/controlnet/train_controlnet.py` (0.42); Zhang et al. 2023, eq. 5.
+#[must_use]
+pub fn control_loss(
+    bundle: &Bundle,
+    schedule: &NoiseSchedule,
+    controlnet: &ControlNet,
+    batch: &Batch,
+    draw: Draw,
+) -> Tensor<1> {
+    let posterior = DiagonalGaussian::from_moments(batch.moments.clone());
+    let latents = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
+    let latents = latents * bundle.vae_config.scaling_factor;
+    let noise = normal_like(&latents, batch, draw, Purpose::Noise);
+    let timesteps = timesteps(batch, draw, schedule.n_train_timesteps());
+    let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
+
+    #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
+    let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
+    let encoded = bundle.unet.encode(noisy_latents.clone(), &times, &batch.context);
+    let residuals = controlnet.forward(noisy_latents, &times, &batch.context, batch.hint.clone());
+    let prediction = bundle.unet.decode(encoded, &batch.context, Some(residuals));
+
+    mse(prediction, schedule.target(latents, noise, &timesteps))
+}
+
+/// Mean squared error over all elements, in f32.
+///
+/// # Shapes
+/// - prediction and target: `[batch, channels, height, width]`
+/// - output: `[1]`
+#[must_use]
+pub fn mse(prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
+    (prediction.cast(DType::F32) - target.cast(DType::F32)).square().mean()
+}
+
+/// Standard normal numbers of the latents' shape, each sample's from its own key.
+fn normal_like(latents: &Tensor<4>, batch: &Batch, draw: Draw, purpose: Purpose) -> Tensor<4> {
+    let [_, channels, height, width] = latents.dims();
+    let sample = |id: &String| {
+        let mut rng = random::rng(draw.seed, draw.micro_step, id, purpose);
+        standard_normal([1, channels, height, width], &mut rng, &latents.device())
+    };
+    Tensor::cat(batch.ids.iter().map(sample).collect(), 0)
+}
+
+/// One timestep for each sample, uniform over the schedule.
+fn timesteps(batch: &Batch, draw: Draw, n_train_timesteps: usize) -> Vec<usize> {
+    let timestep = |id: &String| {
+        let mut rng = random::rng(draw.seed, draw.micro_step, id, Purpose::Timestep);
+        random::below(&mut rng, n_train_timesteps)
+    };
+    batch.ids.iter().map(timestep).collect()
+}

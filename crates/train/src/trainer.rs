@@ -1,0 +1,327 @@
+//! The loop: everything a run does, in order.
+
+use std::fs;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::prelude::*;
+use pyrograph_data::random::{self, Purpose};
+use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions};
+use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
+use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet, save_controlnet};
+use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
+
+use crate::batch::{Batch, CaptionDraw};
+use crate::checkpoint::{Checkpoint, Identity, Position, Restored, Snapshot};
+use crate::encode::Encoder;
+use crate::events::{Banner, Event, Progress};
+use crate::loss::{Draw, control_loss};
+use crate::optim::{AdamW, Gradients};
+use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
+use crate::validate::Validator;
+use crate::{Observer, TrainError};
+
+/// What is kept of latents and of prompt embeddings, each; what does not fit is encoded again in each epoch.
+const ENCODER_MEMORY_BYTES: usize = 1 << 30;
+
+/// Optimizer steps between two reports; each reads the loss from the device.
+const LOG_EVERY_STEPS: u64 = 1;
+
+/// Batches that each worker holds ready.
+const PREFETCH: usize = 2;
+
+/// A training run.
+#[derive(Debug)]
+pub struct Trainer {
+    plan: TrainPlan,
+    device: Device,
+    bundle: Bundle,
+    schedule: NoiseSchedule,
+    dataset: Arc<Dataset>,
+    encoder: Encoder,
+    validator: Validator,
+    identity: Identity,
+    controlnet: ControlNet,
+    controlnet_config: ControlNetConfig,
+    optimizer: AdamW,
+    position: Position,
+}
+
+impl Trainer {
+    /// Loads everything the plan names; nothing is written yet.
+    ///
+    /// # Errors
+    /// [`TrainError`] for anything that is missing or does not fit, before the first step.
+    pub fn new(plan: TrainPlan, device: &Device) -> Result<Self, TrainError> {
+        let device = device.clone().inner();
+        let dataset = Dataset::open(&plan.data.dir, &plan.data.columns).map_err(TrainError::Data)?;
+        let dataset = match plan.data.max_samples {
+            Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
+            None => dataset,
+        };
+        let validator = Validator::new(&plan.validation, plan.seed)?;
+        let identity = identity(&plan, &dataset);
+        let checkpoint = match &plan.checkpoint.resume_from {
+            ResumeFrom::Fresh => None,
+            ResumeFrom::Latest => Some(Checkpoint::latest(&plan.output_dir)?),
+            ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
+        };
+
+        let bundle = Bundle::open(&plan.model.base, &base_options(&plan), &device).map_err(TrainError::Pipeline)?;
+        let schedule = ScheduleConfig::try_from(&bundle.scheduler)
+            .and_then(|config| NoiseSchedule::new(&config))
+            .map_err(TrainError::Schedule)?;
+        let start = match checkpoint {
+            Some(checkpoint) => {
+                checkpoint.restore(&identity, plan.optimizer.adamw, &device.clone().autodiff())?
+            }
+            None => fresh_start(&plan, &bundle, &device)?,
+        };
+        bundle.check_controlnet(&start.controlnet_config).map_err(TrainError::Pipeline)?;
+        Ok(Self {
+            encoder: Encoder::new(ENCODER_MEMORY_BYTES, device.clone()),
+            dataset: Arc::new(dataset),
+            controlnet: start.controlnet,
+            controlnet_config: start.controlnet_config,
+            optimizer: start.optimizer,
+            position: start.position,
+            plan,
+            device,
+            bundle,
+            schedule,
+            validator,
+            identity,
+        })
+    }
+
+    /// The ControlNet as trained so far.
+    #[must_use]
+    pub fn controlnet(&self) -> &ControlNet {
+        &self.controlnet
+    }
+
+    /// The frozen base model.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Trains to the end of the plan, then saves and validates.
+    ///
+    /// # Errors
+    /// [`TrainError`] if data cannot be read, a file cannot be written, the loss is not finite or the observer
+    /// cannot go on; the last checkpoint is complete in every case.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let output_dir = self.plan.output_dir.clone();
+        fs::create_dir_all(&output_dir).map_err(TrainError::io(&output_dir))?;
+        let banner = self.banner();
+        let total_steps = banner.total_steps;
+        observer.observe(&Event::Started(banner))?;
+
+        let mut loader = self.loader()?;
+        let mut window = Window::new();
+        while self.step() < total_steps {
+            let lr = self.plan.optimizer.learning_rate_at(self.step(), total_steps);
+            let epoch = self.position.cursor.epoch;
+            let grad_norm = self.optimizer_step(&mut loader, lr, &mut window)?;
+            let step = self.step();
+            if step.is_multiple_of(LOG_EVERY_STEPS) || step == total_steps {
+                let (loss, images_per_second) = window.report();
+                if !loss.is_finite() {
+                    return Err(TrainError::NonFinite { step, loss });
+                }
+                let grad_norm = grad_norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
+                let progress = Progress { step, total_steps, epoch, loss, lr, grad_norm, images_per_second };
+                observer.observe(&Event::Progress(progress))?;
+            }
+            if step.is_multiple_of(self.plan.checkpoint.every_steps.get()) {
+                let path = self.snapshot().save(&output_dir, self.plan.checkpoint.total_limit)?;
+                observer.observe(&Event::Checkpoint { step, path })?;
+            }
+            if step.is_multiple_of(self.plan.validation.every_steps.get()) && step != total_steps {
+                self.validate(&output_dir, observer)?;
+            }
+            window.resume();
+        }
+
+        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir).map_err(TrainError::Pipeline)?;
+        self.validate(&output_dir, observer)?;
+        observer.observe(&Event::Finished { step: self.step(), path: output_dir })
+    }
+
+    /// One optimizer step: the micro-batches of one accumulation group, backward, clip, update.
+    ///
+    /// The last group of an epoch may be short; its gradients are divided by the full number all the same, as the
+    /// references do.
+    fn optimizer_step(
+        &mut self,
+        loader: &mut Loader,
+        lr: f64,
+        window: &mut Window,
+    ) -> Result<Option<Tensor<1>>, TrainError> {
+        let accumulation = self.plan.optimizer.accumulation_steps.get();
+        let mut sum: Option<Gradients> = None;
+        for _ in 0..accumulation {
+            let host = loader.next_batch().map_err(TrainError::Data)?;
+            let cursor_after = host.cursor_after;
+            let n_images = host.ids.len();
+            let loss = self.micro_batch_loss(host);
+            #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
+            let backward = (loss.clone() / accumulation as f64).backward();
+            let gradients = Gradients::take(&self.controlnet, backward);
+            sum = Some(match sum {
+                Some(sum) => sum.plus(gradients),
+                None => gradients,
+            });
+            window.add(loss.inner(), n_images);
+            self.position.micro_step += 1;
+            self.position.cursor = cursor_after;
+            if cursor_after.batch == 0 {
+                break;
+            }
+        }
+        let gradients = sum.expect("accumulation is at least 1");
+        let (clipped, norm) = gradients.clipped(self.plan.optimizer.max_grad_norm);
+        self.controlnet = self.optimizer.step(self.controlnet.clone(), clipped, lr);
+        self.position.optimizer_step = self.optimizer.steps();
+        Ok(norm)
+    }
+
+    fn micro_batch_loss(&mut self, host: pyrograph_data::HostBatch) -> Tensor<1> {
+        let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
+        let captions =
+            CaptionDraw { seed, micro_step, empty_probability: self.plan.data.empty_prompt_probability };
+        let batch = Batch::new(host, &self.dataset, &self.bundle, &mut self.encoder, &captions);
+        control_loss(&self.bundle, &self.schedule, &self.controlnet, &batch, Draw { seed, micro_step })
+    }
+
+    fn validate(&self, output_dir: &Path, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = self.step();
+        let grid = self.validator.run(&self.bundle, &self.controlnet, step, output_dir, &self.device)?;
+        match grid {
+            Some(grid) => observer.observe(&Event::Validation { step, grid }),
+            None => Ok(()),
+        }
+    }
+
+    fn step(&self) -> u64 {
+        u64::from(self.position.optimizer_step)
+    }
+
+    fn loader(&self) -> Result<Loader, TrainError> {
+        let options = LoaderOptions {
+            seed: self.plan.seed,
+            batch_size: self.plan.data.batch_size,
+            workers: self.plan.data.workers,
+            prefetch: PREFETCH,
+            transform: self.plan.data.transform,
+        };
+        Loader::new(Arc::clone(&self.dataset), options, self.position.cursor).map_err(TrainError::Data)
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            controlnet: &self.controlnet,
+            controlnet_config: &self.controlnet_config,
+            optimizer: &self.optimizer,
+            position: self.position,
+            identity: &self.identity,
+            plan: &self.plan,
+        }
+    }
+
+    fn banner(&self) -> Banner {
+        let n_examples = self.dataset.samples().len();
+        let batch_size = self.plan.data.batch_size;
+        let accumulation = self.plan.optimizer.accumulation_steps.get();
+        let batches_per_epoch = BatchOrder::new(self.plan.seed, n_examples, batch_size).batches_per_epoch();
+        let steps_per_epoch = NonZeroU64::new(batches_per_epoch.div_ceil(accumulation) as u64)
+            .expect("a data set has at least one sample");
+        let total_steps = self.plan.length.total_steps(steps_per_epoch).get();
+        Banner {
+            n_examples,
+            batches_per_epoch,
+            n_epochs: total_steps.div_ceil(steps_per_epoch.get()),
+            batch_size: batch_size.get(),
+            accumulation,
+            total_steps,
+            resumed_at: self.step(),
+            n_parameters: self.controlnet.num_params(),
+        }
+    }
+}
+
+fn base_options(plan: &TrainPlan) -> BundleOptions<'_> {
+    BundleOptions { variant: plan.model.variant.as_deref(), tokenizer: plan.model.tokenizer.as_deref() }
+}
+
+fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Restored, TrainError> {
+    let device = device.clone().autodiff();
+    let (controlnet, controlnet_config) = match &plan.model.controlnet {
+        ControlNetSource::Folder(path) => load_controlnet(path, &device).map_err(TrainError::Pipeline)?,
+        ControlNetSource::FromUnet => {
+            let mut config = ControlNetConfig::for_unet(&bundle.unet_config);
+            config.hint = HintConfig::with_scale_factor(bundle.vae_config.pixels_per_latent());
+            let mut rng = random::rng(plan.seed, 0, "", Purpose::Weights);
+            (ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device), config)
+        }
+    };
+    let optimizer = AdamW::new(plan.optimizer.adamw);
+    Ok(Restored { controlnet, controlnet_config, optimizer, position: Position::default() })
+}
+
+/// What decides a run's numbers beside the model: a resumed run must have all of it in common with the first.
+fn identity(plan: &TrainPlan, dataset: &Dataset) -> Identity {
+    let settings = [
+        ("seed", plan.seed.to_string()),
+        ("train_batch_size", plan.data.batch_size.to_string()),
+        ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
+        ("resolution", plan.data.transform.side.get().to_string()),
+        ("number of samples", dataset.samples().len().to_string()),
+    ];
+    Identity(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// Loss and speed since the last report; the losses stay on the device until then.
+struct Window {
+    loss_sum: Option<Tensor<1>>,
+    n_batches: u32,
+    n_images: usize,
+    seconds: f64,
+    since: Instant,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { loss_sum: None, n_batches: 0, n_images: 0, seconds: 0.0, since: Instant::now() }
+    }
+
+    fn add(&mut self, loss: Tensor<1>, n_images: usize) {
+        self.loss_sum = Some(match self.loss_sum.take() {
+            Some(sum) => sum + loss,
+            None => loss,
+        });
+        self.n_batches += 1;
+        self.n_images += n_images;
+        self.seconds += self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+    }
+
+    /// Leaves out what was not training: checkpoints and validation.
+    fn resume(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Mean loss over the micro-batches, and images per second; starts the next window.
+    fn report(&mut self) -> (f64, f64) {
+        let finished = std::mem::replace(self, Self::new());
+        let sum = finished.loss_sum.map_or(f64::NAN, |sum| f64::from(sum.into_scalar::<f32>()));
+        let seconds = finished.seconds + finished.since.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "an image count is small")]
+        let n_images = finished.n_images as f64;
+        (sum / f64::from(finished.n_batches), n_images / seconds.max(1e-9))
+    }
+}

@@ -1,0 +1,35 @@
+//! Training runs on a tiny base model: what a step does, and that a resumed run continues bit for bit.
+
+mod resume;
+mod step;
+
+use std::path::{Path, PathBuf};
+
+use pyrograph_train::{TrainConfig, TrainPlan};
+
+/// The tiny base folder of a parity case.
+pub(crate) fn base() -> PathBuf {
+    crate::fixtures().join("parity/generate/sd1-like/base")
+}
+
+/// Five pairs of generated circles, 32 px.
+pub(crate) fn circles(dir: &Path) -> PathBuf {
+    let out = dir.join("circles");
+    pyrograph_data::generate_circles(&pyrograph_data::Circles { count: 5, side: 32, seed: 3 }, &out).expect("circles");
+    out
+}
+
+/// A plan for that base and data: batches of two, so that the third of each epoch has one sample.
+pub(crate) fn plan(dir: &Path, output_dir: &Path, change: impl FnOnce(&mut TrainConfig)) -> TrainPlan {
+    let mut config = TrainConfig::default();
+    config.model.pretrained_model_name_or_path = Some(base());
+    config.data.train_data_dir = Some(dir.join("circles"));
+    config.data.resolution = 32;
+    config.data.train_batch_size = 2.try_into().expect("not zero");
+    config.data.proportion_empty_prompts = 0.3;
+    config.optimizer.learning_rate = 1e-3;
+    config.run.output_dir = output_dir.to_owned();
+    config.run.seed = 7;
+    change(&mut config);
+    TrainPlan::try_from(config).expect("a valid plan")
+}

@@ -1,0 +1,140 @@
+//! A run that is interrupted and resumed gives the bits of a run that is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pyrograph::backend;
+use pyrograph_train::{Checkpoint, Event, Observer, TrainConfig, TrainError, Trainer};
+
+use super::{circles, plan};
+
+const STEPS: u64 = 8;
+
+/// Fails like a crash when an optimizer step is done.
+struct CrashAfter(u64);
+
+impl Observer for CrashAfter {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        match event {
+            Event::Progress(progress) if progress.step == self.0 => {
+                Err(TrainError::io(Path::new("crash"))(std::io::Error::other("simulated")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn run(dir: &Path, out: &Path, change: impl Fn(&mut TrainConfig), observer: &mut dyn Observer) -> Result<(), TrainError> {
+    let plan = plan(dir, out, |config| {
+        config.schedule.max_train_steps = Some(STEPS.try_into().expect("not zero"));
+        config.schedule.lr_scheduler = pyrograph_train::LrScheduler::Cosine;
+        config.schedule.lr_warmup_steps = 2;
+        config.checkpoint.checkpointing_steps = 1.try_into().expect("not zero");
+        change(config);
+    });
+    Trainer::new(plan, &backend::device())?.run(observer)
+}
+
+/// Every file that a run's numbers decide.
+fn result(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    ["diffusion_pytorch_model.safetensors", "config.json"]
+        .map(|file| PathBuf::from(file))
+        .into_iter()
+        .chain([
+            PathBuf::from(format!("checkpoint-{STEPS}/optimizer.safetensors")),
+            PathBuf::from(format!("checkpoint-{STEPS}/controlnet/diffusion_pytorch_model.safetensors")),
+        ])
+        .map(|file| (file.clone(), fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display()))))
+        .collect()
+}
+
+/// With 5 samples and batches of 2 an epoch has 3 micro-batches, so accumulation 2 ends each with a short group.
+fn check(accumulation: usize, workers_before: usize, workers_after: usize) {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let settings = |workers: usize| {
+        move |config: &mut TrainConfig| {
+            config.optimizer.gradient_accumulation_steps = accumulation.try_into().expect("not zero");
+            config.data.dataloader_num_workers = workers;
+        }
+    };
+    let straight = dir.path().join("straight");
+    run(dir.path(), &straight, settings(workers_before), &mut ()).expect("a run");
+    let expected = result(&straight);
+    for crash_step in 1..STEPS {
+        let out = dir.path().join(format!("crash-{crash_step}"));
+        // The crash comes after the step and before its checkpoint, so the step is made again.
+        run(dir.path(), &out, settings(workers_before), &mut CrashAfter(crash_step)).expect_err("a crash");
+        let resume_from = (crash_step > 1).then(|| PathBuf::from("latest"));
+        let resumed = |config: &mut TrainConfig| {
+            settings(workers_after)(config);
+            config.checkpoint.resume_from_checkpoint = resume_from.clone();
+        };
+        run(dir.path(), &out, resumed, &mut ()).expect("the rest of the run");
+        assert!(result(&out) == expected, "resumed at step {crash_step} with accumulation {accumulation}");
+    }
+}
+
+#[test]
+fn resuming_at_any_step_equals_not_stopping() {
+    check(1, 2, 2);
+}
+
+#[test]
+fn resuming_at_any_step_with_accumulation_and_other_workers_equals_not_stopping() {
+    check(2, 3, 0);
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept_and_foreign_folders_are_left_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let out = dir.path().join("out");
+    for foreign in ["checkpoint-best", "checkpoint-900"] {
+        fs::create_dir_all(out.join(foreign)).expect("a folder");
+    }
+    let limited = |config: &mut TrainConfig| {
+        config.checkpoint.checkpoints_total_limit = Some(2.try_into().expect("not zero"));
+        config.checkpoint.checkpointing_steps = 2.try_into().expect("not zero");
+    };
+    run(dir.path(), &out, limited, &mut ()).expect("a run");
+    let mut names: Vec<String> = fs::read_dir(&out)
+        .expect("the output folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("checkpoint"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["checkpoint-6", "checkpoint-8", "checkpoint-900", "checkpoint-best"]);
+    let latest = Checkpoint::latest(&out).expect("the newest complete one");
+    assert_eq!(latest.position().optimizer_step, 8);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_skipped_by_latest_and_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let out = dir.path().join("out");
+    run(dir.path(), &out, |_| {}, &mut ()).expect("a run");
+    let weights = out.join("checkpoint-8/controlnet/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).expect("one flipped bit");
+    assert_eq!(Checkpoint::latest(&out).expect("the one before").position().optimizer_step, 7);
+    let error = Checkpoint::open(&out.join("checkpoint-8")).expect_err("damaged").to_string();
+    assert!(error.contains("diffusion_pytorch_model.safetensors` is damaged"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let out = dir.path().join("out");
+    run(dir.path(), &out, |_| {}, &mut ()).expect("a run");
+    let other_seed = |config: &mut TrainConfig| {
+        config.run.seed = 8;
+        config.checkpoint.resume_from_checkpoint = Some("latest".into());
+    };
+    let error = run(dir.path(), &out, other_seed, &mut ()).expect_err("another seed").to_string();
+    assert!(error.contains("`seed` was 7 and is 8"), "{error}");
+}

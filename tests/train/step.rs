@@ -1,0 +1,198 @@
+//! What the first steps do to a fresh ControlNet, and what no step may touch.
+
+use std::collections::BTreeMap;
+
+use burn::module::{ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::{Distribution, TensorData};
+use pyrograph::backend;
+use pyrograph_pipeline::{Bundle, BundleOptions};
+use pyrograph_train::{AdamW, AdamWConfig, Gradients, Trainer, mse};
+use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::{base, circles, plan};
+
+struct Setup {
+    bundle: Bundle,
+    controlnet: ControlNet,
+    noisy_latents: Tensor<4>,
+    context: Tensor<3>,
+    hint: Tensor<4>,
+}
+
+const TIMESTEPS: [f32; 2] = [17.0, 803.0];
+
+impl Setup {
+    fn new() -> Self {
+        let device = backend::device();
+        let bundle = Bundle::open(&base(), &BundleOptions::default(), &device).expect("the tiny base");
+        let mut config = ControlNetConfig::for_unet(&bundle.unet_config);
+        config.hint = HintConfig { in_channels: 3, channels: vec![4, 6, 8, 8] };
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let controlnet = ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device.clone().autodiff());
+        let normal = Distribution::Normal(0.0, 1.0);
+        Self {
+            noisy_latents: Tensor::random([2, 4, 5, 4], normal, &device),
+            context: bundle.encode_prompts(&["red circle", ""], &device),
+            hint: Tensor::random([2, 3, 40, 32], Distribution::Uniform(0.0, 1.0), &device),
+            bundle,
+            controlnet,
+        }
+    }
+
+    fn loss(&self, controlnet: &ControlNet) -> Tensor<1> {
+        let Self { bundle, noisy_latents, context, hint, .. } = self;
+        let encoded = bundle.unet.encode(noisy_latents.clone(), &TIMESTEPS, context);
+        let residuals = controlnet.forward(noisy_latents.clone(), &TIMESTEPS, context, hint.clone());
+        let prediction = bundle.unet.decode(encoded, context, Some(residuals));
+        mse(prediction, noisy_latents.ones_like())
+    }
+}
+
+/// The values of all parameters by path.
+fn values<M: Module>(module: &M) -> BTreeMap<String, TensorData> {
+    #[derive(Default)]
+    struct Values {
+        path: Vec<String>,
+        values: BTreeMap<String, TensorData>,
+    }
+    impl ModuleVisitor for Values {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.values.insert(self.path.join("."), param.val().into_data());
+        }
+    }
+    let mut visitor = Values::default();
+    module.visit(&mut visitor);
+    visitor.values
+}
+
+#[test]
+fn a_fresh_controlnet_changes_nothing() {
+    let Setup { bundle, controlnet, noisy_latents, context, hint } = Setup::new();
+    let residuals = controlnet.forward(noisy_latents.clone(), &TIMESTEPS, &context, hint);
+    for residual in residuals.down.iter().chain([&residuals.mid]) {
+        assert_eq!(residual.clone().abs().max().into_scalar::<f32>(), 0.0, "every residual is exactly zero");
+    }
+    let plain = bundle.unet.forward(noisy_latents.clone(), &TIMESTEPS, &context, None);
+    let controlled = bundle.unet.forward(noisy_latents, &TIMESTEPS, &context, Some(residuals));
+    assert_eq!(plain.into_data(), controlled.inner().into_data(), "bit for bit");
+}
+
+#[test]
+fn a_copied_controlnet_shares_no_parameter_with_its_unet() {
+    let Setup { bundle, controlnet, .. } = Setup::new();
+    let theirs = burn::module::list_param_ids(&bundle.unet);
+    let ours = burn::module::list_param_ids(&controlnet);
+    assert!(ours.iter().all(|id| !theirs.contains(id)), "fresh ids");
+    let (unet, copied) = (values(&bundle.unet), values(&controlnet));
+    assert_eq!(unet["mid_block.resnets.0.conv1.weight"], copied["mid_block.resnets.0.conv1.weight"], "equal values");
+}
+
+/// Which parts of the ControlNet get a gradient that is not zero.
+fn reached(names: &[String], gradients: &Gradients) -> Vec<&'static str> {
+    let parts: [(&str, fn(&str) -> bool); 4] = [
+        ("zero convolutions", |name| {
+            name.starts_with("controlnet_down_blocks") || name.starts_with("controlnet_mid_block")
+        }),
+        ("copied encoder", |name| !name.starts_with("controlnet_")),
+        ("hint output", |name| name.starts_with("controlnet_cond_embedding.conv_out")),
+        ("hint input", |name| {
+            name.starts_with("controlnet_cond_embedding.conv_in")
+                || name.starts_with("controlnet_cond_embedding.blocks")
+        }),
+    ];
+    let is_reached = |is_part: fn(&str) -> bool| {
+        names.iter().zip(gradients.iter()).any(|(name, gradient)| {
+            is_part(name)
+                && gradient.is_some_and(|gradient| gradient.clone().abs().max().into_scalar::<f32>() > 0.0)
+        })
+    };
+    parts.into_iter().filter(|(_, is_part)| is_reached(*is_part)).map(|(part, _)| part).collect()
+}
+
+#[test]
+fn gradients_climb_the_staircase_of_the_zero_initialisation() {
+    #[derive(Default)]
+    struct Names {
+        path: Vec<String>,
+        names: Vec<String>,
+    }
+    impl ModuleVisitor for Names {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+            self.names.push(self.path.join("."));
+        }
+    }
+    let setup = Setup::new();
+    let mut visitor = Names::default();
+    setup.controlnet.visit(&mut visitor);
+    let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = AdamW::new(config);
+    let mut controlnet = setup.controlnet.clone();
+    let expected: [&[&str]; 3] = [
+        &["zero convolutions"],
+        &["zero convolutions", "copied encoder", "hint output"],
+        &["zero convolutions", "copied encoder", "hint output", "hint input"],
+    ];
+    for (step, expected) in expected.into_iter().enumerate() {
+        let gradients = Gradients::take(&controlnet, setup.loss(&controlnet).backward());
+        assert_eq!(reached(&visitor.names, &gradients), expected, "backward pass {}", step + 1);
+        controlnet = optimizer.step(controlnet, gradients, 1e-2);
+    }
+}
+
+#[test]
+fn training_leaves_the_base_model_as_it_was_and_moves_the_controlnet() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let plan = plan(dir.path(), &dir.path().join("out"), |config| {
+        config.schedule.max_train_steps = Some(4.try_into().expect("not zero"));
+    });
+    let mut trainer = Trainer::new(plan, &backend::device()).expect("a trainer");
+    let parts = |trainer: &Trainer| {
+        let bundle = trainer.bundle();
+        [values(&bundle.unet), values(&bundle.vae), values(&bundle.text_encoder)]
+    };
+    let (frozen, trained) = (parts(&trainer), values(trainer.controlnet()));
+    trainer.run(&mut ()).expect("four steps");
+    assert_eq!(parts(&trainer), frozen);
+    let after = values(trainer.controlnet());
+    let unmoved: Vec<_> = after.iter().filter(|(name, value)| trained[*name] == **value).map(|(name, _)| name).collect();
+    assert!(unmoved.is_empty(), "after four steps every parameter has moved, but not {unmoved:?}");
+}
+
+#[test]
+fn accumulated_gradients_equal_those_of_one_large_batch() {
+    let setup = Setup::new();
+    let whole = Gradients::take(&setup.controlnet, setup.loss(&setup.controlnet).backward());
+    let half = |sample: usize| {
+        let part = |tensor: &Tensor<4>| tensor.clone().narrow(0, sample, 1);
+        let context = setup.context.clone().narrow(0, sample, 1);
+        let times = &TIMESTEPS[sample..=sample];
+        let encoded = setup.bundle.unet.encode(part(&setup.noisy_latents), times, &context);
+        let residuals = setup.controlnet.forward(part(&setup.noisy_latents), times, &context, part(&setup.hint));
+        let prediction = setup.bundle.unet.decode(encoded, &context, Some(residuals));
+        let loss = mse(prediction, part(&setup.noisy_latents).ones_like()) / 2.0;
+        Gradients::take(&setup.controlnet, loss.backward())
+    };
+    let accumulated = half(0).plus(half(1));
+    for (whole, accumulated) in whole.iter().zip(accumulated.iter()) {
+        let (whole, accumulated) = (whole.expect("a gradient").clone(), accumulated.expect("a gradient").clone());
+        let scale = whole.clone().abs().max().into_scalar::<f32>();
+        let worst = (whole - accumulated).abs().max().into_scalar::<f32>();
+        assert!(worst <= 1e-4 * scale.max(1e-6), "{worst} of {scale}");
+    }
+}
