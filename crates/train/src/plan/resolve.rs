@@ -1,0 +1,271 @@
+//! From a config to the plan, and back.
+
+use std::num::NonZeroUsize;
+use std::path::{Component, Path, PathBuf};
+
+use pyrograph_data::{Columns, Side, Transform};
+
+use super::{
+    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom,
+    TrainPlan, ValidationPair, ValidationPlan,
+};
+use crate::config::{
+    CheckpointSection, DataSection, ModelSection, OptimizerSection, RunSection, ScheduleSection, TrainConfig,
+    ValidationSection,
+};
+use crate::lr::{LrSchedule, LrScheduler};
+use crate::optim::AdamWConfig;
+
+impl TryFrom<TrainConfig> for TrainPlan {
+    type Error = PlanError;
+
+    /// Checks in the order of the reference, so that the same mistake is reported first.
+    fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
+        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, run } = config;
+        let model = model_plan(model)?;
+        let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
+        require_share_of_empty_prompts(&data)?;
+        let validation = validation_plan(validation)?;
+        let data = data_plan(data, dir)?;
+        let length =
+            schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
+        let optimizer = optimizer_plan(&optimizer, schedule, batch_size)?;
+        let RunSection { output_dir, seed } = run;
+        if i64::try_from(seed).is_err() {
+            return Err(PlanError::Seed { value: seed });
+        }
+        let checkpoint = checkpoint_plan(checkpoint, &output_dir);
+        Ok(Self { model, data, optimizer, length, checkpoint, validation, output_dir, seed })
+    }
+}
+
+fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
+    let ModelSection {
+        pretrained_model_name_or_path,
+        controlnet_model_name_or_path,
+        tokenizer_name,
+        variant,
+    } = section;
+    Ok(ModelPlan {
+        base: pretrained_model_name_or_path.ok_or(PlanError::NoBaseModel)?,
+        controlnet: controlnet_model_name_or_path
+            .map_or(ControlNetSource::FromUnet, ControlNetSource::Folder),
+        tokenizer: tokenizer_name,
+        variant,
+    })
+}
+
+fn data_dir(section: &DataSection) -> Result<PathBuf, PlanError> {
+    match (&section.dataset_name, &section.train_data_dir) {
+        (Some(dir), None) | (None, Some(dir)) => Ok(dir.clone()),
+        (None, None) => Err(PlanError::NoDataSource),
+        (Some(name), Some(dir)) => Err(PlanError::TwoDataSources { name: name.clone(), dir: dir.clone() }),
+    }
+}
+
+fn require_share_of_empty_prompts(section: &DataSection) -> Result<(), PlanError> {
+    let value = section.proportion_empty_prompts;
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(PlanError::EmptyPromptsOutOfRange { value }) }
+}
+
+fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> {
+    let value = section.resolution;
+    let side = Side::try_from(value).map_err(|source| PlanError::Resolution { value, source })?;
+    Ok(DataPlan {
+        dir,
+        columns: Columns {
+            image: section.image_column,
+            hint: section.conditioning_image_column,
+            caption: section.caption_column,
+        },
+        max_samples: section.max_train_samples,
+        transform: Transform { side, interpolation: section.image_interpolation_mode },
+        empty_prompt_probability: section.proportion_empty_prompts,
+        batch_size: section.train_batch_size,
+        workers: section.dataloader_num_workers,
+    })
+}
+
+fn optimizer_plan(
+    section: &OptimizerSection,
+    schedule: ScheduleSection,
+    batch_size: NonZeroUsize,
+) -> Result<OptimizerPlan, PlanError> {
+    let positive =
+        |flag, value: f64| require(flag, "positive and finite", value, value > 0.0 && value.is_finite());
+    let not_negative =
+        |flag, value: f64| require(flag, "0 or more", value, value >= 0.0 && value.is_finite());
+    let decay = |flag, value: f64| require(flag, "in the range [0, 1)", value, (0.0..1.0).contains(&value));
+    let accumulation_steps = section.gradient_accumulation_steps;
+    let scale = if section.scale_lr { product(accumulation_steps, batch_size) } else { 1.0 };
+    let learning_rate = positive("learning_rate", section.learning_rate)? * scale;
+    not_negative("lr_power", schedule.lr_power)?;
+    Ok(OptimizerPlan {
+        learning_rate,
+        lr_schedule: lr_schedule(schedule, learning_rate)?,
+        accumulation_steps,
+        adamw: AdamWConfig {
+            beta1: decay("adam_beta1", section.adam_beta1)?,
+            beta2: decay("adam_beta2", section.adam_beta2)?,
+            epsilon: not_negative("adam_epsilon", section.adam_epsilon)?,
+            weight_decay: not_negative("adam_weight_decay", section.adam_weight_decay)?,
+        },
+        max_grad_norm: positive("max_grad_norm", section.max_grad_norm)?,
+    })
+}
+
+fn require(flag: &'static str, expected: &'static str, value: f64, is_met: bool) -> Result<f64, PlanError> {
+    if is_met { Ok(value) } else { Err(PlanError::OutOfRange { flag, expected, value }) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^53 samples")]
+fn product(left: NonZeroUsize, right: NonZeroUsize) -> f64 {
+    left.get() as f64 * right.get() as f64
+}
+
+fn lr_schedule(section: ScheduleSection, learning_rate: f64) -> Result<LrSchedule, PlanError> {
+    let warmup_steps = section.lr_warmup_steps;
+    Ok(match section.lr_scheduler {
+        LrScheduler::Constant => LrSchedule::Constant,
+        LrScheduler::ConstantWithWarmup => LrSchedule::ConstantWithWarmup { warmup_steps },
+        LrScheduler::Linear => LrSchedule::Linear { warmup_steps },
+        LrScheduler::Cosine => LrSchedule::Cosine { warmup_steps },
+        LrScheduler::CosineWithRestarts => {
+            LrSchedule::CosineWithRestarts { warmup_steps, num_cycles: section.lr_num_cycles }
+        }
+        LrScheduler::Polynomial => {
+            let end = LrSchedule::POLYNOMIAL_END;
+            if learning_rate <= end {
+                return Err(PlanError::PolynomialEnd { end, learning_rate });
+            }
+            LrSchedule::Polynomial {
+                warmup_steps,
+                power: section.lr_power,
+                end_multiplier: end / learning_rate,
+            }
+        }
+        LrScheduler::PiecewiseConstant => {
+            LrSchedule::PiecewiseConstant { rules: section.lr_step_rules.ok_or(PlanError::NoStepRules)? }
+        }
+    })
+}
+
+fn checkpoint_plan(section: CheckpointSection, output_dir: &Path) -> CheckpointPlan {
+    let resume_from = match section.resume_from_checkpoint {
+        None => ResumeFrom::Fresh,
+        Some(latest) if latest == Path::new("latest") => ResumeFrom::Latest,
+        // The reference moves every path into the output folder; here only a bare name is meant so.
+        Some(name) if is_bare_name(&name) => ResumeFrom::Path(output_dir.join(name)),
+        Some(path) => ResumeFrom::Path(path),
+    };
+    CheckpointPlan {
+        every_steps: section.checkpointing_steps,
+        total_limit: section.checkpoints_total_limit,
+        resume_from,
+    }
+}
+
+fn is_bare_name(path: &Path) -> bool {
+    let mut components = path.components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+}
+
+fn validation_plan(section: ValidationSection) -> Result<ValidationPlan, PlanError> {
+    let ValidationSection { validation_prompt, validation_image, num_validation_images, validation_steps } =
+        section;
+    let pair = |(image, prompt): (&PathBuf, &String)| ValidationPair {
+        image: image.clone(),
+        prompt: prompt.clone(),
+    };
+    let pairs = match (validation_image.as_slice(), validation_prompt.as_slice()) {
+        ([], []) => Vec::new(),
+        ([], _) => return Err(PlanError::NoValidationImage),
+        (_, []) => return Err(PlanError::NoValidationPrompt),
+        ([image], prompts) => prompts.iter().map(|prompt| pair((image, prompt))).collect(),
+        (images, [prompt]) => images.iter().map(|image| pair((image, prompt))).collect(),
+        (images, prompts) if images.len() == prompts.len() => images.iter().zip(prompts).map(pair).collect(),
+        (images, prompts) => {
+            return Err(PlanError::ValidationCounts { images: images.len(), prompts: prompts.len() });
+        }
+    };
+    Ok(ValidationPlan { pairs, images_per_pair: num_validation_images, every_steps: validation_steps })
+}
+
+impl From<TrainPlan> for TrainConfig {
+    /// The config that says all of the plan, whose plan is this one again.
+    fn from(plan: TrainPlan) -> Self {
+        let TrainPlan { model, data, optimizer, length, checkpoint, validation, output_dir, seed } = plan;
+        let (validation_image, validation_prompt) =
+            validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
+        Self {
+            model: ModelSection {
+                pretrained_model_name_or_path: Some(model.base),
+                controlnet_model_name_or_path: match model.controlnet {
+                    ControlNetSource::FromUnet => None,
+                    ControlNetSource::Folder(path) => Some(path),
+                },
+                tokenizer_name: model.tokenizer,
+                variant: model.variant,
+            },
+            data: DataSection {
+                train_data_dir: Some(data.dir),
+                dataset_name: None,
+                image_column: data.columns.image,
+                conditioning_image_column: data.columns.hint,
+                caption_column: data.columns.caption,
+                max_train_samples: data.max_samples,
+                resolution: data.transform.side.get(),
+                image_interpolation_mode: data.transform.interpolation,
+                proportion_empty_prompts: data.empty_prompt_probability,
+                train_batch_size: data.batch_size,
+                dataloader_num_workers: data.workers,
+            },
+            schedule: schedule_section(optimizer.lr_schedule, length),
+            optimizer: OptimizerSection {
+                learning_rate: optimizer.learning_rate,
+                scale_lr: false,
+                gradient_accumulation_steps: optimizer.accumulation_steps,
+                adam_beta1: optimizer.adamw.beta1,
+                adam_beta2: optimizer.adamw.beta2,
+                adam_weight_decay: optimizer.adamw.weight_decay,
+                adam_epsilon: optimizer.adamw.epsilon,
+                max_grad_norm: optimizer.max_grad_norm,
+            },
+            checkpoint: CheckpointSection {
+                checkpointing_steps: checkpoint.every_steps,
+                checkpoints_total_limit: checkpoint.total_limit,
+                resume_from_checkpoint: match checkpoint.resume_from {
+                    ResumeFrom::Fresh => None,
+                    ResumeFrom::Latest => Some(PathBuf::from("latest")),
+                    ResumeFrom::Path(path) => Some(path),
+                },
+            },
+            validation: ValidationSection {
+                validation_prompt,
+                validation_image,
+                num_validation_images: validation.images_per_pair,
+                validation_steps: validation.every_steps,
+            },
+            run: RunSection { output_dir, seed },
+        }
+    }
+}
+
+fn schedule_section(lr_schedule: LrSchedule, length: Length) -> ScheduleSection {
+    let mut section = ScheduleSection::default();
+    match length {
+        Length::Steps(steps) => section.max_train_steps = Some(steps),
+        Length::Epochs(epochs) => section.num_train_epochs = epochs,
+    }
+    section.lr_scheduler = lr_schedule.scheduler();
+    if let Some(warmup_steps) = lr_schedule.warmup_steps() {
+        section.lr_warmup_steps = warmup_steps;
+    }
+    match lr_schedule {
+        LrSchedule::CosineWithRestarts { num_cycles, .. } => section.lr_num_cycles = num_cycles,
+        LrSchedule::Polynomial { power, .. } => section.lr_power = power,
+        LrSchedule::PiecewiseConstant { rules } => section.lr_step_rules = Some(rules),
+        _ => {}
+    }
+    section
+}
