@@ -1,1 +1,49 @@
 //! Image-pair data sets: sources, transforms, order and a resumable loader.
+//!
+//! [`Dataset::open`] finds out how a folder is laid out and lists its samples. A [`Loader`] decodes them in
+//! the order of a seed with worker threads; its [`Cursor`] is all that a checkpoint needs to continue. Nothing
+//! here knows tensors: a [`HostBatch`] is plain numbers in `[batch, channels, height, width]` order.
+//!
+//! ```no_run
+//! use std::{num::NonZeroUsize, path::Path, sync::Arc};
+//!
+//! use pyrograph_data::{Columns, Cursor, Dataset, Interpolation, Loader, LoaderOptions, Side, Transform};
+//!
+//! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
+//! let transform = Transform { side: Side::try_from(512)?, interpolation: Interpolation::Bilinear };
+//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform };
+//! let mut loader = Loader::new(dataset, options, Cursor::default())?;
+//! let batch = loader.next_batch()?;
+//! assert_eq!(batch.image_signed.len(), 3 * 512 * 512);
+//! # Ok::<(), pyrograph_data::DataError>(())
+//! ```
+
+mod circles;
+pub mod colors;
+mod decode;
+mod error;
+mod grid;
+mod loader;
+mod order;
+#[cfg(test)]
+mod parity;
+mod picture;
+pub mod random;
+mod resize;
+mod source;
+mod transform;
+
+pub use image::RgbImage;
+
+pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
+pub use crate::transform::{Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference};
+pub use crate::{
+    circles::{Circles, generate_circles},
+    decode::decode_rgb8,
+    error::{DataError, PathFault},
+    grid::grid,
+    loader::{HostBatch, Loader, LoaderOptions},
+    order::{BatchOrder, Cursor, epoch_order},
+    picture::{rgb_from_unit, rgb_to_unit, save_png},
+    resize::{Interpolation, resize},
+};

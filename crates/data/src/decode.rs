@@ -1,0 +1,146 @@
+//! Files to 8-bit RGB images, whatever they are and however damaged.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
+
+use crate::error::DataError;
+
+/// The longest side that is decoded, and that an image is resized to.
+pub(crate) const MAX_IMAGE_SIDE: u32 = 32_768;
+/// Memory for one decoded image: an RGB image of 13,000 x 13,000 px fits, a decompression bomb does not.
+const MAX_IMAGE_BYTES: u64 = 512 << 20;
+
+/// Decodes png, jpeg, webp, bmp or tiff to RGB, told apart by content, not by name.
+///
+/// The EXIF orientation is applied. Alpha is dropped, not composited, and greyscale becomes three equal
+/// channels, as Pillow's `convert("RGB")` does. 16-bit values are scaled by 255/65535 and rounded, where Pillow
+/// cuts off the low byte. Of an animation the first frame is used.
+///
+/// # Errors
+/// An unreadable, damaged or foreign file, and one that is larger than 32,768 px or 512 MiB.
+pub fn decode_rgb8(path: &Path) -> Result<RgbImage, DataError> {
+    let unreadable = |source| DataError::Read { path: path.to_owned(), source };
+    // Opening a pipe would block for ever.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(DataError::MissingFile { path: path.to_owned() });
+    }
+    let file = BufReader::new(File::open(path).map_err(unreadable)?);
+    match catch_unwind(AssertUnwindSafe(|| decode(file))) {
+        Ok(Ok(image)) => Ok(image),
+        Ok(Err(source)) => Err(DataError::Decode { path: path.to_owned(), source }),
+        Err(panic) => {
+            Err(DataError::DecoderPanicked { path: path.to_owned(), message: panic_message(&*panic) })
+        }
+    }
+}
+
+fn decode(file: BufReader<File>) -> ImageResult<RgbImage> {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_IMAGE_SIDE);
+    limits.max_image_height = Some(MAX_IMAGE_SIDE);
+    limits.max_alloc = Some(MAX_IMAGE_BYTES);
+
+    let mut reader = ImageReader::new(file).with_guessed_format()?;
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder()?;
+    // A damaged EXIF block says nothing about the pixels.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// The text that a panic was raised with.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::path::PathBuf;
+
+    use image::{ImageBuffer, Luma, Rgba};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn saved(image: impl Into<DynamicImage>) -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.png");
+        image.into().save(&path).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn alpha_is_dropped_and_not_composited() {
+        let (_dir, path) = saved(ImageBuffer::from_pixel(3, 2, Rgba([200_u8, 100, 50, 0])));
+        assert_eq!(decode_rgb8(&path).unwrap().get_pixel(0, 0).0, [200, 100, 50]);
+    }
+
+    #[test]
+    fn sixteen_bits_are_scaled_to_eight() {
+        let (_dir, path) =
+            saved(ImageBuffer::from_fn(3, 1, |x, _| Luma([[0_u16, 32_896, 65_535][x as usize]])));
+        let greys: Vec<u8> = decode_rgb8(&path).unwrap().pixels().map(|pixel| pixel.0[2]).collect();
+        assert_eq!(greys, [0, 128, 255]);
+    }
+
+    #[test]
+    fn truncated_file_is_an_error_at_every_length() {
+        let noise =
+            |x: u32, y: u32| image::Rgb([0, 1, 2].map(|c| (x * 97 + y * 57 + c * 31).to_le_bytes()[0]));
+        let picture = DynamicImage::from(RgbImage::from_fn(40, 30, noise));
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff"] {
+            let path = dir.path().join(name);
+            picture.save(&path).unwrap();
+            assert!(decode_rgb8(&path).is_ok(), "{name}");
+            let bytes = std::fs::read(&path).unwrap();
+            for sixteenth in 0..8 {
+                std::fs::write(&path, &bytes[..bytes.len() * sixteenth / 16]).unwrap();
+                // A jpeg that breaks off in the middle of its pixels is shown by every viewer.
+                let is_decoded = decode_rgb8(&path).is_ok();
+                assert!(!is_decoded || name == "a.jpg", "{name} cut to {sixteenth}/16");
+            }
+        }
+    }
+
+    #[test]
+    fn image_that_claims_to_be_huge_is_refused_before_memory_is_taken() {
+        let (_dir, path) = saved(RgbImage::new(1, 1));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]); // 100,000 x 100,000
+        let checksum = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = decode_rgb8(&path).unwrap_err();
+        assert!(
+            matches!(&error, DataError::Decode { source: image::ImageError::Limits(_), .. }),
+            "{error:?}"
+        );
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+        })
+    }
+
+    #[test]
+    fn error_names_the_file_and_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("note.png");
+        std::fs::write(&path, "no image").unwrap();
+        let error = decode_rgb8(&path).unwrap_err();
+        assert!(error.to_string().contains("note.png"), "{error}");
+        assert!(error.source().is_some() && error.hint().is_some());
+        assert!(matches!(decode_rgb8(dir.path()), Err(DataError::MissingFile { .. })));
+    }
+}

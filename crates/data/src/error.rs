@@ -1,0 +1,362 @@
+//! What can be wrong with a data set, and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::order::Cursor;
+use crate::source::Origin;
+
+/// How many names of a list an error message shows.
+const SHOWN_NAMES: usize = 10;
+
+/// Everything this crate can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file or folder cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file or folder cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The folder holds none of the layouts this crate reads.
+    #[error("`{}` is not a data set this program can read", dir.display())]
+    UnknownLayout {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// More than one file or folder could be meant.
+    #[error("`{}` is ambiguous: it has {}", dir.display(), found.join(" and "))]
+    AmbiguousLayout {
+        /// The folder.
+        dir: PathBuf,
+        /// What was found in it, relative to `dir`.
+        found: Vec<String>,
+    },
+    /// The data set has no sample.
+    #[error("the data set `{}` is empty", dir.display())]
+    Empty {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// More samples were asked for than there are.
+    #[error("{requested} samples were asked for, the data set has {available}")]
+    TooFewSamples {
+        /// `max_train_samples`.
+        requested: usize,
+        /// The size of the data set.
+        available: usize,
+    },
+    /// One row of the data set cannot be used; the source says why.
+    #[error("cannot use row {at}")]
+    Row {
+        /// The metadata file and its line.
+        at: Origin,
+        /// The reason.
+        source: Box<DataError>,
+    },
+    /// A row of a `.jsonl` file is not a JSON object.
+    #[error("expected one JSON object per line")]
+    InvalidJson {
+        /// Where in the line, and why.
+        source: serde_json::Error,
+    },
+    /// A row of a `.csv` file cannot be parsed.
+    #[error("expected a comma-separated row with as many fields as the header")]
+    InvalidCsv {
+        /// Where, and why.
+        source: csv::Error,
+    },
+    /// A line is longer than a caption and two paths can be.
+    #[error("the line is longer than {max_bytes} bytes")]
+    LineTooLong {
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// A selected column is not there. The wording is that of the reference scripts.
+    #[error("--{flag} value '{column}' not found in dataset columns. Dataset columns are: {}", columns.join(", "))]
+    MissingColumn {
+        /// The flag that selects the column.
+        flag: &'static str,
+        /// The column it selects.
+        column: String,
+        /// The columns of the row.
+        columns: Vec<String>,
+    },
+    /// A column that should hold a path holds something else.
+    #[error("column `{column}` holds {found}, expected the path of an image")]
+    NotAPath {
+        /// The column.
+        column: String,
+        /// The JSON value found.
+        found: String,
+    },
+    /// A caption is neither a string nor a list of strings.
+    #[error("column `{column}` holds {found}, expected a string or a list of strings")]
+    NotACaption {
+        /// The column.
+        column: String,
+        /// The JSON value found.
+        found: String,
+    },
+    /// A path in a metadata file could leave the data set's folder.
+    #[error("path `{path}` {fault}")]
+    UnsafePath {
+        /// The path as written in the metadata file.
+        path: String,
+        /// What is wrong with it.
+        fault: PathFault,
+    },
+    /// A file named by a metadata file is not there.
+    #[error("`{}` does not exist or is not a file", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Images without hints, hints without images, or images without captions in a pair of folders.
+    #[error(
+        "images and hints do not pair up{}{}{}",
+        Names { what: "image(s) without a hint", names: without_hint },
+        Names { what: "hint(s) without an image", names: without_image },
+        Names { what: "image(s) without a .txt caption", names: without_caption },
+    )]
+    Unpaired {
+        /// Stems of images that have no hint.
+        without_hint: Vec<String>,
+        /// Stems of hints that have no image.
+        without_image: Vec<String>,
+        /// Stems of images that have no caption.
+        without_caption: Vec<String>,
+    },
+    /// Two files of one folder have the same stem.
+    #[error("`{first}` and `{second}` in `{}` have the same stem", folder.display())]
+    DuplicateStem {
+        /// The folder.
+        folder: PathBuf,
+        /// One file name.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// An image cannot be decoded.
+    #[error("cannot decode `{}`", path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: image::ImageError,
+    },
+    /// A decoder panicked: a fault of the decoder, met by a damaged file.
+    #[error("cannot decode `{}`: the decoder panicked ({message})", path.display())]
+    DecoderPanicked {
+        /// The file.
+        path: PathBuf,
+        /// The panic's message.
+        message: String,
+    },
+    /// An image is so long and thin that resizing its shorter side would make it huge.
+    #[error("an image of {width}x{height} px is too long and thin to resize its shorter side to {side} px")]
+    TooElongated {
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+        /// The side asked for.
+        side: usize,
+    },
+    /// An image and its hint have different shapes.
+    #[error(
+        "the image is {}x{} px and its hint {}x{} px: their aspect ratios differ by more than 1 %",
+        image.0, image.1, hint.0, hint.1
+    )]
+    AspectMismatch {
+        /// Width and height of the image.
+        image: (u32, u32),
+        /// Width and height of the hint.
+        hint: (u32, u32),
+    },
+    /// A side in pixels that the VAE and the hint embedding cannot halve three times.
+    #[error("{value} px is not a positive multiple of 8 up to {max}")]
+    InvalidSide {
+        /// The number given.
+        value: usize,
+        /// The largest side.
+        max: usize,
+    },
+    /// The name of no [`Interpolation`](crate::Interpolation).
+    #[error("unknown interpolation `{name}`, expected nearest, box, bilinear, hamming, bicubic or lanczos")]
+    UnknownInterpolation {
+        /// The name given.
+        name: String,
+    },
+    /// A hint too small to be cut to multiples of 8.
+    #[error("`{}` is {width}x{height} px, expected at least 8x8", path.display())]
+    HintTooSmall {
+        /// The file.
+        path: PathBuf,
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+    },
+    /// A buffer of numbers is no RGB image of that size.
+    #[error("expected {expected} numbers for an RGB image of {width}x{height} px, found {found}")]
+    PixelCount {
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+        /// `3 * height * width`.
+        expected: usize,
+        /// The length of the buffer.
+        found: usize,
+    },
+    /// An image cannot be written as PNG.
+    #[error("cannot write `{}`", path.display())]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// What the encoder said.
+        source: image::ImageError,
+    },
+    /// A cursor that points behind the end of an epoch: it belongs to another data set or batch size.
+    #[error("batch {} of an epoch was asked for, an epoch has {batches_per_epoch}", cursor.batch)]
+    CursorOutOfRange {
+        /// The cursor.
+        cursor: Cursor,
+        /// The number of batches in an epoch.
+        batches_per_epoch: usize,
+    },
+    /// A loader's thread cannot be started.
+    #[error("cannot start a loader thread")]
+    SpawnWorker {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A loader's worker panicked while it made a batch.
+    #[error("a loader worker panicked: {message}")]
+    WorkerPanicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// A loader's worker ended without a word.
+    #[error("a loader worker stopped")]
+    WorkerStopped,
+    /// The folder to write a new data set to already holds something.
+    #[error("`{}` already exists and is not an empty folder", path.display())]
+    OutputNotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Why a path in a metadata file is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathFault {
+    /// The empty string.
+    #[error("is empty")]
+    Empty,
+    /// `/etc/passwd` or `C:/x.png`.
+    #[error("is absolute, expected one relative to the metadata file")]
+    Absolute,
+    /// A `..` anywhere.
+    #[error("contains `..`")]
+    Parent,
+    /// A backslash, which is a separator on one system and a letter on another.
+    #[error("contains a backslash, expected `/` between folders")]
+    Backslash,
+    /// A NUL byte.
+    #[error("contains a NUL byte")]
+    Nul,
+    /// A link that points out of the folder.
+    #[error("is a link out of the data set's folder")]
+    LinkOutside,
+}
+
+impl DataError {
+    /// What the user can do about it, if there is something to say beyond the message.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Row { source, .. } => return source.hint(),
+            Self::MissingColumn { flag, column, columns } => {
+                return near_name(column, columns).map(|near| format!("did you mean `--{flag} {near}`?"));
+            }
+            Self::InvalidSide { value, max } => {
+                let below = (value / 8 * 8).clamp(8, *max);
+                let above = value.div_ceil(8).saturating_mul(8).clamp(8, *max);
+                return Some(if below == above {
+                    format!("use {below}")
+                } else {
+                    format!("use {below} or {above}")
+                });
+            }
+            Self::UnknownLayout { .. } => {
+                "a data set is a folder with `metadata.jsonl` or `metadata.csv` (also in `train/`), with fill50k's \
+                 `prompt.json`, or with two folders `images` and `conditioning_images` of equally named files and \
+                 `.txt` captions"
+            }
+            Self::AmbiguousLayout { .. } => "keep one of them, or point to a folder that has only one",
+            Self::TooFewSamples { .. } => "lower `--max_train_samples` or leave it out",
+            Self::InvalidJson { .. } => {
+                r#"a row looks like {"file_name": "images/0.png", "conditioning_image_file_name": "hints/0.png", "text": "a circle"}"#
+            }
+            Self::UnsafePath { fault: PathFault::LinkOutside, .. } => {
+                "copy the files into the data set's folder, or point to the folder that holds them"
+            }
+            Self::UnsafePath { .. } => "paths are relative to the metadata file and stay below its folder",
+            Self::Unpaired { without_caption, .. } if !without_caption.is_empty() => {
+                "the caption of `image/0.png` is the text file `image/0.txt`; an empty file is an empty caption"
+            }
+            Self::Unpaired { .. } => "an image and its hint have the same name up to the last dot",
+            Self::AspectMismatch { .. } => {
+                "make the hint from the very image it belongs to; if the image is rotated by an EXIF tag, the hint \
+                 must be rotated too"
+            }
+            Self::Decode { .. } | Self::DecoderPanicked { .. } => {
+                "png, jpeg, webp, bmp and tiff are read; replace the file or remove its row"
+            }
+            Self::CursorOutOfRange { .. } => "resume with the data set and the batch size of the checkpoint",
+            Self::OutputNotEmpty { .. } => "give a folder that does not exist yet",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn near_name<'a>(wanted: &str, names: &'a [String]) -> Option<&'a String> {
+    names
+        .iter()
+        .map(|name| (strsim::jaro_winkler(wanted, name), name))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name)
+}
+
+/// `; 12 hint(s) without an image: a, b, ...`, or nothing if there are none.
+struct Names<'a> {
+    what: &'static str,
+    names: &'a [String],
+}
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let shown = &self.names[..self.names.len().min(SHOWN_NAMES)];
+        write!(f, "; {} {}: {}", self.names.len(), self.what, shown.join(", "))?;
+        if self.names.len() > shown.len() { f.write_str(", ...") } else { Ok(()) }
+    }
+}

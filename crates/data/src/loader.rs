@@ -1,0 +1,292 @@
+//! Worker threads that decode the next batches while the device computes.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use crate::decode::panic_message;
+use crate::error::DataError;
+use crate::order::{BatchOrder, Cursor};
+use crate::source::Dataset;
+use crate::transform::{Side, Transform};
+
+/// How batches are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Decides the order of every epoch.
+    pub seed: u64,
+    /// Samples per batch; the last batch of an epoch may have fewer.
+    pub batch_size: NonZeroUsize,
+    /// Threads that decode; 0 decodes in the thread that asks. The batches are the same for any number.
+    pub workers: usize,
+    /// Finished batches that each worker may hold ready, at least 1.
+    pub prefetch: usize,
+    /// What is done to each pair of images.
+    pub transform: Transform,
+}
+
+/// One batch in plain memory, `[batch, channels, height, width]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostBatch {
+    /// Target images in [-1, 1], `[batch, 3, side, side]`.
+    pub image_signed: Vec<f32>,
+    /// Hints in [0, 1], `[batch, 3, side, side]`.
+    pub hint_unit: Vec<f32>,
+    /// Places of the samples in the data set.
+    pub samples: Vec<usize>,
+    /// [`Sample::id`](crate::Sample::id) of each, the key of its random numbers.
+    pub ids: Vec<String>,
+    /// Width and height.
+    pub side: Side,
+    /// Where to continue after this batch; `batch` is 0 if it was the last of its epoch.
+    pub cursor_after: Cursor,
+}
+
+/// An endless row of batches from a cursor on, epoch after epoch.
+///
+/// Worker `i` of `n` makes the batches `i`, `i + n`, ... and hands them over through a channel of its own, so the
+/// order does not depend on which thread is faster. Dropping the loader stops the threads after the image that
+/// each has in hand.
+pub struct Loader {
+    maker: BatchMaker,
+    cursor: Cursor,
+    workers: Vec<Worker>,
+    next_worker: usize,
+    is_stopped: Arc<AtomicBool>,
+}
+
+struct Worker {
+    /// `None` once the loader is being dropped: a worker that waits for room in its channel wakes up.
+    batches: Option<Receiver<Result<HostBatch, DataError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts the workers at `start`.
+    ///
+    /// # Errors
+    /// [`DataError::CursorOutOfRange`] if the data set has no such batch, [`DataError::SpawnWorker`].
+    pub fn new(dataset: Arc<Dataset>, options: LoaderOptions, start: Cursor) -> Result<Self, DataError> {
+        let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size);
+        order.check(start)?;
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let maker =
+            BatchMaker { dataset, order, transform: options.transform, is_stopped: Arc::clone(&is_stopped) };
+        // Built first and filled step by step, so that a failed start stops the threads already running.
+        let mut loader = Self { maker, cursor: start, workers: Vec::new(), next_worker: 0, is_stopped };
+        let mut first = start;
+        for index in 0..options.workers {
+            let worker = Worker::start(index, loader.maker.clone(), first, &options)?;
+            loader.workers.push(worker);
+            first = loader.maker.order.after(first);
+        }
+        Ok(loader)
+    }
+
+    /// The cursor of the batch that [`Self::next_batch`] gives next.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The number of batches in an epoch.
+    #[must_use]
+    pub fn batches_per_epoch(&self) -> usize {
+        self.maker.order.batches_per_epoch()
+    }
+
+    /// The next batch; waits for it if it is not ready.
+    ///
+    /// # Errors
+    /// [`DataError::Row`] if an image of this batch cannot be used, [`DataError::WorkerPanicked`]. The call after
+    /// an error gives the batch after.
+    pub fn next_batch(&mut self) -> Result<HostBatch, DataError> {
+        let cursor = self.cursor;
+        self.cursor = self.maker.order.after(cursor);
+        if self.workers.is_empty() {
+            return self.maker.make(cursor);
+        }
+        let worker = &self.workers[self.next_worker];
+        self.next_worker = (self.next_worker + 1) % self.workers.len();
+        let received = worker.batches.as_ref().and_then(|batches| batches.recv().ok());
+        received.unwrap_or(Err(DataError::WorkerStopped))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        for worker in &mut self.workers {
+            worker.batches = None;
+        }
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                // Panics of a batch were caught and handed over; nothing is left to report.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn start(
+        index: usize,
+        maker: BatchMaker,
+        first: Cursor,
+        options: &LoaderOptions,
+    ) -> Result<Self, DataError> {
+        let (sender, receiver) = sync_channel(options.prefetch.max(1));
+        let stride = options.workers;
+        let thread = thread::Builder::new()
+            .name(format!("loader-{index}"))
+            .spawn(move || run_worker(maker, first, stride, &sender))
+            .map_err(|source| DataError::SpawnWorker { source })?;
+        Ok(Self { batches: Some(receiver), thread: Some(thread) })
+    }
+}
+
+fn run_worker(
+    mut maker: BatchMaker,
+    first: Cursor,
+    stride: usize,
+    batches: &SyncSender<Result<HostBatch, DataError>>,
+) {
+    let mut cursor = first;
+    while !maker.is_stopped.load(Ordering::Relaxed) {
+        let batch = catch_unwind(AssertUnwindSafe(|| maker.make(cursor)))
+            .unwrap_or_else(|panic| Err(DataError::WorkerPanicked { message: panic_message(&*panic) }));
+        if batches.send(batch).is_err() {
+            return;
+        }
+        for _ in 0..stride {
+            cursor = maker.order.after(cursor);
+        }
+    }
+}
+
+/// Makes the batch of any cursor.
+#[derive(Clone)]
+struct BatchMaker {
+    dataset: Arc<Dataset>,
+    order: BatchOrder,
+    transform: Transform,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl BatchMaker {
+    fn make(&mut self, cursor: Cursor) -> Result<HostBatch, DataError> {
+        let samples = self.order.batch(cursor)?.to_vec();
+        let side = self.transform.side;
+        let n_numbers = samples.len() * 3 * side.get() * side.get();
+        let mut batch = HostBatch {
+            image_signed: Vec::with_capacity(n_numbers),
+            hint_unit: Vec::with_capacity(n_numbers),
+            ids: Vec::with_capacity(samples.len()),
+            samples,
+            side,
+            cursor_after: self.order.after(cursor),
+        };
+        for &index in &batch.samples {
+            if self.is_stopped.load(Ordering::Relaxed) {
+                return Err(DataError::WorkerStopped);
+            }
+            let sample = &self.dataset.samples()[index];
+            let pixels = self.transform.load(sample)?;
+            batch.image_signed.extend(pixels.image_signed);
+            batch.hint_unit.extend(pixels.hint_unit);
+            batch.ids.push(sample.id.clone());
+        }
+        Ok(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::circles::{Circles, generate_circles};
+    use crate::resize::Interpolation;
+    use crate::source::Columns;
+
+    fn circles(count: usize) -> (TempDir, Arc<Dataset>) {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("circles");
+        let count = NonZeroUsize::new(count).unwrap();
+        generate_circles(&Circles { count, side: Side::try_from(16).unwrap(), seed: 0 }, &out).unwrap();
+        let dataset = Dataset::open(&out, &Columns::default()).unwrap();
+        (dir, Arc::new(dataset))
+    }
+
+    fn options(workers: usize) -> LoaderOptions {
+        LoaderOptions {
+            seed: 11,
+            batch_size: NonZeroUsize::new(3).unwrap(),
+            workers,
+            prefetch: 2,
+            transform: Transform { side: Side::try_from(8).unwrap(), interpolation: Interpolation::Bilinear },
+        }
+    }
+
+    fn batches(dataset: &Arc<Dataset>, workers: usize, start: Cursor, count: usize) -> Vec<HostBatch> {
+        let mut loader = Loader::new(Arc::clone(dataset), options(workers), start).unwrap();
+        (0..count).map(|_| loader.next_batch().unwrap()).collect()
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_the_number_of_workers() {
+        let (_dir, dataset) = circles(7);
+        let inline = batches(&dataset, 0, Cursor::default(), 8);
+        assert_eq!(inline.iter().map(|batch| batch.ids.len()).collect::<Vec<_>>(), [3, 3, 1, 3, 3, 1, 3, 3]);
+        assert_eq!(inline[2].cursor_after, Cursor { epoch: 1, batch: 0 });
+        assert_eq!(inline[2].hint_unit.len(), 3 * 8 * 8);
+        for workers in [1, 2, 5] {
+            assert_eq!(batches(&dataset, workers, Cursor::default(), 8), inline, "{workers} workers");
+        }
+    }
+
+    #[test]
+    fn loader_continues_at_a_cursor() {
+        let (_dir, dataset) = circles(7);
+        let all = batches(&dataset, 2, Cursor::default(), 8);
+        assert_eq!(batches(&dataset, 2, all[3].cursor_after, 4), all[4..]);
+    }
+
+    #[test]
+    fn damaged_image_fails_its_batch_and_no_other() {
+        let (_dir, dataset) = circles(7);
+        let victim = batches(&dataset, 0, Cursor::default(), 1)[0].samples[1];
+        fs::write(&dataset.samples()[victim].hint, "not an image").unwrap();
+        for workers in [0, 2] {
+            let mut loader = Loader::new(Arc::clone(&dataset), options(workers), Cursor::default()).unwrap();
+            let error = loader.next_batch().unwrap_err();
+            assert!(error.to_string().ends_with(&format!("metadata.jsonl:{}", victim + 1)), "{error}");
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            let name = dataset.samples()[victim].hint.display().to_string();
+            assert!(cause.contains(&name), "{cause}");
+            assert!(loader.next_batch().is_ok());
+            assert_eq!(loader.cursor(), Cursor { epoch: 0, batch: 2 });
+        }
+    }
+
+    #[test]
+    fn dropping_a_loader_ends_its_threads() {
+        let (_dir, dataset) = circles(4);
+        let loader = Loader::new(Arc::clone(&dataset), options(3), Cursor::default()).unwrap();
+        drop(loader);
+        // Every worker held the data set; only ours is left once they have ended.
+        assert_eq!(Arc::strong_count(&dataset), 1);
+    }
+
+    #[test]
+    fn cursor_of_another_data_set_is_refused() {
+        let (_dir, dataset) = circles(4);
+        let result = Loader::new(dataset, options(1), Cursor { epoch: 0, batch: 2 });
+        assert!(matches!(result.err(), Some(DataError::CursorOutOfRange { batches_per_epoch: 2, .. })));
+    }
+}

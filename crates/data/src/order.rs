@@ -1,0 +1,131 @@
+//! Which samples make up the next batch: a function of seed, epoch and cursor.
+
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::random::{self, Purpose};
+
+/// The order of the samples in an epoch: a permutation of `0..len`, the same for equal arguments forever.
+#[must_use]
+pub fn epoch_order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    random::shuffle(&mut order, &mut random::rng(seed, epoch, "", Purpose::Order));
+    order
+}
+
+/// Where a run stands in its data: the next batch to use. The whole state of the loader that a checkpoint needs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// Counted from 0.
+    pub epoch: u64,
+    /// Batch within the epoch, counted from 0.
+    pub batch: usize,
+}
+
+/// Cuts the order of each epoch into batches; the last batch of an epoch may be smaller.
+#[derive(Debug, Clone)]
+pub struct BatchOrder {
+    seed: u64,
+    n_samples: usize,
+    batch_size: NonZeroUsize,
+    /// The epoch asked for last and its order: batches are asked for one after another.
+    current: Option<(u64, Vec<usize>)>,
+}
+
+impl BatchOrder {
+    /// Batches of `batch_size` out of `n_samples` samples.
+    #[must_use]
+    pub fn new(seed: u64, n_samples: usize, batch_size: NonZeroUsize) -> Self {
+        Self { seed, n_samples, batch_size, current: None }
+    }
+
+    /// The number of batches in an epoch, the partial one included.
+    #[must_use]
+    pub fn batches_per_epoch(&self) -> usize {
+        self.n_samples.div_ceil(self.batch_size.get())
+    }
+
+    /// The sample indices of the batch at `cursor`.
+    ///
+    /// # Errors
+    /// [`DataError::CursorOutOfRange`] if an epoch has no such batch.
+    pub fn batch(&mut self, cursor: Cursor) -> Result<&[usize], DataError> {
+        self.check(cursor)?;
+        if self.current.as_ref().is_none_or(|(epoch, _)| *epoch != cursor.epoch) {
+            self.current = Some((cursor.epoch, epoch_order(self.seed, cursor.epoch, self.n_samples)));
+        }
+        let (_, order) = self.current.as_ref().expect("set above");
+        let start = cursor.batch * self.batch_size.get();
+        let end = order.len().min(start.saturating_add(self.batch_size.get()));
+        Ok(&order[start..end])
+    }
+
+    /// The cursor behind the batch at `cursor`.
+    #[must_use]
+    pub fn after(&self, cursor: Cursor) -> Cursor {
+        if cursor.batch + 1 < self.batches_per_epoch() {
+            Cursor { batch: cursor.batch + 1, ..cursor }
+        } else {
+            Cursor { epoch: cursor.epoch + 1, batch: 0 }
+        }
+    }
+
+    pub(crate) fn check(&self, cursor: Cursor) -> Result<(), DataError> {
+        let batches_per_epoch = self.batches_per_epoch();
+        if cursor.batch < batches_per_epoch {
+            Ok(())
+        } else {
+            Err(DataError::CursorOutOfRange { cursor, batches_per_epoch })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch_size(value: usize) -> NonZeroUsize {
+        NonZeroUsize::new(value).unwrap()
+    }
+
+    #[test]
+    fn order_of_an_epoch_never_changes() {
+        assert_eq!(epoch_order(42, 3, 10), [7, 0, 9, 2, 6, 8, 4, 1, 5, 3]);
+    }
+
+    #[test]
+    fn order_is_a_permutation_that_depends_on_seed_and_epoch() {
+        let order = epoch_order(1, 0, 100);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_ne!(order, epoch_order(1, 1, 100));
+        assert_ne!(order, epoch_order(2, 0, 100));
+    }
+
+    #[test]
+    fn last_partial_batch_is_kept_and_the_next_epoch_follows() {
+        let mut batches = BatchOrder::new(5, 7, batch_size(3));
+        assert_eq!(batches.batches_per_epoch(), 3);
+        let mut cursor = Cursor::default();
+        let mut epoch = Vec::new();
+        for expected_len in [3, 3, 1] {
+            let batch = batches.batch(cursor).unwrap().to_vec();
+            assert_eq!(batch.len(), expected_len);
+            epoch.extend(batch);
+            cursor = batches.after(cursor);
+        }
+        assert_eq!(epoch, epoch_order(5, 0, 7));
+        assert_eq!(cursor, Cursor { epoch: 1, batch: 0 });
+    }
+
+    #[test]
+    fn cursor_behind_the_end_of_an_epoch_is_refused() {
+        let mut batches = BatchOrder::new(0, 4, batch_size(2));
+        let error = batches.batch(Cursor { epoch: 0, batch: 2 }).unwrap_err();
+        assert_eq!(error.to_string(), "batch 2 of an epoch was asked for, an epoch has 2");
+    }
+}

@@ -1,0 +1,74 @@
+//! Parity with Pillow: the cases of kind `images` that `tests/reference/make_goldens.py` writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use serde::Deserialize;
+
+use crate::decode::decode_rgb8;
+use crate::picture::rgb_from_unit;
+use crate::resize::Interpolation;
+use crate::transform::{Geometry, Side, load_hint_for_inference};
+
+#[derive(Deserialize)]
+struct Case {
+    source: String,
+    /// In levels of 255.
+    tolerance: u8,
+    #[serde(flatten)]
+    operation: Operation,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "operation", rename_all = "lowercase")]
+enum Operation {
+    Train { side: Side, interpolation: Interpolation },
+    Inference { size: Option<(Side, Side)> },
+}
+
+/// The committed cases and, if `PYROGRAPH_PARITY_DIR` is set, those below it.
+#[expect(clippy::disallowed_methods, reason = "a test may read the environment")]
+fn case_folders() -> Vec<PathBuf> {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/parity");
+    let extra = std::env::var_os("PYROGRAPH_PARITY_DIR").map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = std::iter::once(committed)
+        .chain(extra)
+        .filter_map(|root| fs::read_dir(root.join("images")).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn run(folder: &Path, case: &Case) -> RgbImage {
+    let source = folder.join(&case.source);
+    match case.operation {
+        Operation::Train { side, interpolation } => {
+            let image = decode_rgb8(&source).unwrap();
+            Geometry::new(image.width(), image.height(), side).unwrap().apply(&image, interpolation)
+        }
+        Operation::Inference { size } => {
+            let hint = load_hint_for_inference(&source, size).unwrap();
+            rgb_from_unit(&hint.hint_unit, hint.width, hint.height).unwrap()
+        }
+    }
+}
+
+#[test]
+fn every_pixel_is_within_the_tolerance_of_pillow() {
+    let folders = case_folders();
+    assert!(folders.len() >= 30, "the image cases are missing");
+    for folder in folders {
+        let name = folder.display();
+        let case: Case = serde_json::from_slice(&fs::read(folder.join("case.json")).unwrap()).unwrap();
+        let expected = image::open(folder.join("expected.png")).unwrap().into_rgb8();
+        let actual = run(&folder, &case);
+        assert_eq!(actual.dimensions(), expected.dimensions(), "{name}: size");
+        let differences =
+            actual.as_raw().iter().zip(expected.as_raw()).map(|(left, right)| left.abs_diff(*right));
+        let worst = differences.max().unwrap();
+        assert!(worst <= case.tolerance, "{name}: off by {worst}/255, tolerance {}/255", case.tolerance);
+    }
+}

@@ -1,0 +1,82 @@
+//! RGB images to numbers, numbers to RGB images, and PNG files.
+
+use std::path::Path;
+
+use image::{ImageFormat, RgbImage};
+
+use crate::error::DataError;
+
+/// `[3, height, width]` in [0, 1]: torchvision's `ToTensor`.
+#[must_use]
+pub fn rgb_to_unit(image: &RgbImage) -> Vec<f32> {
+    channels(image).map(|value| f32::from(value) / 255.0).collect()
+}
+
+/// `[3, height, width]` in [-1, 1]: `ToTensor` and `Normalize([0.5], [0.5])`.
+pub(crate) fn rgb_to_signed(image: &RgbImage) -> Vec<f32> {
+    channels(image).map(|value| (f32::from(value) / 255.0 - 0.5) / 0.5).collect()
+}
+
+fn channels(image: &RgbImage) -> impl Iterator<Item = u8> + '_ {
+    (0..3).flat_map(move |channel| image.as_raw().iter().skip(channel).step_by(3).copied())
+}
+
+/// The image of `[3, height, width]` numbers in [0, 1]; numbers outside are clamped, halves rounded to even.
+///
+/// # Errors
+/// [`DataError::PixelCount`] if there are not `3 * height * width` numbers.
+///
+/// Source: diffusers 0.42.1, `VaeImageProcessor.numpy_to_pil`.
+pub fn rgb_from_unit(pixels_unit: &[f32], width: u32, height: u32) -> Result<RgbImage, DataError> {
+    let n_pixels = width as usize * height as usize;
+    if pixels_unit.len() != 3 * n_pixels {
+        let (expected, found) = (3 * n_pixels, pixels_unit.len());
+        return Err(DataError::PixelCount { width, height, expected, found });
+    }
+    let bytes = (0..n_pixels)
+        .flat_map(|pixel| {
+            [0, 1, 2].map(|channel| to_byte(f64::from(pixels_unit[channel * n_pixels + pixel])))
+        })
+        .collect();
+    Ok(RgbImage::from_raw(width, height, bytes).expect("three bytes per pixel"))
+}
+
+/// A number in [0, 1] as a byte.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped; NaN becomes 0")]
+pub(crate) fn to_byte(unit: f64) -> u8 {
+    (unit * 255.0).round_ties_even().clamp(0.0, 255.0) as u8
+}
+
+/// Writes a PNG file.
+///
+/// # Errors
+/// [`DataError::Encode`] if the file cannot be written.
+pub fn save_png(image: &RgbImage, path: &Path) -> Result<(), DataError> {
+    image
+        .save_with_format(path, ImageFormat::Png)
+        .map_err(|source| DataError::Encode { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_way_to_numbers_and_back() {
+        let image =
+            RgbImage::from_fn(16, 16, |x, y| image::Rgb([x * 16 + y, x, y].map(|v| v.to_le_bytes()[0])));
+        let unit = rgb_to_unit(&image);
+        assert_eq!([unit[17], unit[256 + 17]], [17.0 / 255.0, 1.0 / 255.0]);
+        assert_eq!(rgb_from_unit(&unit, 16, 16).unwrap(), image);
+    }
+
+    #[test]
+    fn numbers_outside_the_range_are_clamped() {
+        let image = rgb_from_unit(&[-0.5, 1.5, f32::NAN], 1, 1).unwrap();
+        assert_eq!(image.get_pixel(0, 0).0, [0, 255, 0]);
+        assert!(matches!(
+            rgb_from_unit(&[0.0; 4], 1, 1),
+            Err(DataError::PixelCount { expected: 3, found: 4, .. })
+        ));
+    }
+}
