@@ -324,3 +324,138 @@ pub(crate) fn dtype_of(data: &TensorData) -> Option<Dtype> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::load_tensors;
+    use crate::toy::{ramp, write_file};
+
+    fn read(bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        fs::write(&path, bytes).unwrap();
+        load_tensors(&path)
+    }
+
+    fn file_with_header(header: &str, n_bytes: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + n_bytes, 0);
+        bytes
+    }
+
+    fn valid_file() -> Vec<u8> {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        write_file(
+            &path,
+            &BTreeMap::from([("a".to_owned(), ramp(0, vec![2, 3])), ("b".to_owned(), ramp(9, vec![4]))]),
+        );
+        fs::read(path).unwrap()
+    }
+
+    fn reason(bytes: &[u8]) -> Malformed {
+        match read(bytes) {
+            Err(WeightsError::Malformed { reason, .. }) => reason,
+            other => panic!("expected a malformed file, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_cut_off_anywhere_is_an_error() {
+        let bytes = valid_file();
+        for length in 0..bytes.len() {
+            assert!(matches!(read(&bytes[..length]), Err(WeightsError::Malformed { .. })), "{length}");
+        }
+        assert!(read(&bytes).is_ok());
+    }
+
+    #[test]
+    fn a_changed_byte_never_panics() {
+        let bytes = valid_file();
+        for position in 0..bytes.len() {
+            for value in [0, 0x22, 0x2d, 0x39, 0x7f, 0x80, 0xff] {
+                let mut changed = bytes.clone();
+                changed[position] = value;
+                let _ = read(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_told_apart() {
+        assert!(matches!(reason(b"short"), Malformed::TooShort { bytes: 5 }));
+        assert!(matches!(reason(&[0xff; 16]), Malformed::HeaderTooLarge { bytes: u64::MAX, .. }));
+        assert!(matches!(
+            reason(&file_with_header("{}", 0)[..9]),
+            Malformed::HeaderTruncated { expected: 2, found: 1 }
+        ));
+        assert!(matches!(
+            reason(&file_with_header("{}", 3)),
+            Malformed::WrongLength { expected: 0, found: 3 }
+        ));
+        assert!(matches!(reason(b"version https://git-lfs.github.com/spec/v1\noid"), Malformed::LfsPointer));
+        assert!(read(&file_with_header("{}", 0)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn headers_that_contradict_themselves_are_refused() {
+        let tensor = |name: &str, dtype: &str, shape: &str, offsets: &str| {
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
+        };
+        let one = tensor("a", "F32", "[2]", "[0,8]");
+        for (case, header) in [
+            ("not json", "hello".to_owned()),
+            ("not an object", "[1]".to_owned()),
+            ("overlap", format!("{{{one},{}}}", tensor("b", "F32", "[2]", "[4,12]"))),
+            ("hole", format!("{{{one},{}}}", tensor("b", "F32", "[1]", "[12,16]"))),
+            ("reversed", format!("{{{}}}", tensor("a", "F32", "[2]", "[8,0]"))),
+            ("shape overflow", format!("{{{}}}", tensor("a", "F32", "[9223372036854775807,4]", "[0,8]"))),
+            ("shape and bytes differ", format!("{{{}}}", tensor("a", "F32", "[3]", "[0,8]"))),
+            ("type and bytes differ", format!("{{{}}}", tensor("a", "F64", "[2]", "[0,8]"))),
+            ("negative", format!("{{{}}}", tensor("a", "F32", "[-2]", "[0,8]"))),
+            ("unknown type", format!("{{{}}}", tensor("a", "F31", "[2]", "[0,8]"))),
+            ("past the end", format!("{{{}}}", tensor("a", "F32", "[200]", "[0,800]"))),
+            ("the same name twice", format!("{{{one},{}}}", tensor("a", "F32", "[2]", "[8,16]"))),
+            ("metadata of numbers", format!(r#"{{"__metadata__":{{"a":1}},{one}}}"#)),
+            ("deeply nested", "[".repeat(100_000)),
+        ] {
+            assert!(
+                matches!(read(&file_with_header(&header, 8)), Err(WeightsError::Malformed { .. })),
+                "{case}"
+            );
+        }
+        assert!(read(&file_with_header(&format!("{{{one}}}"), 8)).is_ok());
+    }
+
+    #[test]
+    fn pickles_are_refused_by_their_first_bytes() {
+        let dir = TempDir::new().unwrap();
+        for (name, bytes) in
+            [("model.safetensors", &b"PK\x03\x04aaaaaaaa"[..]), ("model.ckpt", b"\x80\x02}q\x00(X\x05\x00")]
+        {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let err = load_tensors(&path).unwrap_err();
+            assert!(matches!(err, WeightsError::Pickle { .. }), "{err:?}");
+            assert!(err.hint().unwrap().contains("safetensors"));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_saved_file_may_be_read_by_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = TempDir::new().unwrap();
+        let [ours, plain] = ["ours", "plain"].map(|name| dir.path().join(name));
+        write_file(&ours, &BTreeMap::new());
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+}

@@ -323,3 +323,183 @@ impl PipelineFolder {
         Err(WeightsError::MissingComponent { dir: self.path.clone(), component: name.to_owned(), found })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::toy::{RENAMES, Toy, write_file};
+
+    const OPTIONS: LoadOptions<'_> =
+        LoadOptions { renames: RENAMES, aliases: &[], optional_prefix: None, ignore: &[], variant: None };
+
+    fn names(files: &WeightFiles) -> Vec<String> {
+        files.paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    }
+
+    /// A folder with the toy in two shards under an index of the given name.
+    fn sharded(index: &str, shards: [&str; 2]) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        let mut head = Toy::new(&Device::flex()).tensors();
+        let tail = head.split_off("blocks.1");
+        let mut weight_map = serde_json::Map::new();
+        for (shard, tensors) in shards.iter().zip([head, tail]) {
+            write_file(&dir.path().join(shard), &tensors);
+            weight_map.extend(tensors.into_keys().map(|name| (name, json!(shard))));
+        }
+        write_config(dir.path(), index, &json!({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+            .unwrap();
+        dir
+    }
+
+    #[test]
+    fn shards_load_as_one_model() {
+        let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        let dir = sharded("model.safetensors.index.json", shards);
+        assert_eq!(names(&find_weights(dir.path(), "model", None).unwrap()), shards);
+        assert!(load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).is_ok());
+    }
+
+    #[test]
+    fn all_spellings_of_a_variants_shards_are_found() {
+        for (index, shard) in [
+            ("model.safetensors.index.fp16.json", "model.fp16-00001-of-00002.safetensors"),
+            ("model.fp16.safetensors.index.json", "model-00001-of-00002.fp16.safetensors"),
+            ("model.safetensors.fp16.index.json", "model-00001-of-00002.fp16.safetensors"),
+        ] {
+            let dir = sharded(index, [shard, "second.safetensors"]);
+            let options = LoadOptions { variant: Some("fp16"), ..OPTIONS };
+            assert!(load(Toy::new(&Device::flex()), dir.path(), &options).is_ok(), "{index}");
+            assert!(load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).is_err(), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_or_a_lost_shard_is_an_error() {
+        let shards = ["a.safetensors", "b.safetensors"];
+        let dir = sharded("model.safetensors.index.json", shards);
+        fs::copy(dir.path().join(shards[0]), dir.path().join(shards[1])).unwrap();
+        let err = load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).unwrap_err();
+        assert!(matches!(err, WeightsError::DuplicateTensor { .. }), "{err:?}");
+
+        fs::remove_file(dir.path().join(shards[1])).unwrap();
+        let err = load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).unwrap_err();
+        assert!(matches!(err, WeightsError::NotFound { .. }), "{err:?}");
+    }
+
+    #[test]
+    fn an_index_cannot_lead_out_of_its_folder() {
+        for shard in ["../secret.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ""] {
+            let dir = TempDir::new().unwrap();
+            write_config(dir.path(), "model.safetensors.index.json", &json!({"weight_map": {"a": shard}}))
+                .unwrap();
+            let err = find_weights(dir.path(), "model", None).unwrap_err();
+            assert!(matches!(err, WeightsError::ShardOutsideFolder { .. }), "{shard}: {err:?}");
+        }
+    }
+
+    #[test]
+    fn a_variant_is_taken_only_when_asked_for() {
+        let dir = TempDir::new().unwrap();
+        let tensors = Toy::new(&Device::flex()).tensors();
+        write_file(&dir.path().join("model.fp16.safetensors"), &tensors);
+        assert_eq!(
+            names(&find_weights(dir.path(), "model", Some("fp16")).unwrap()),
+            ["model.fp16.safetensors"]
+        );
+        let err = find_weights(dir.path(), "model", None).unwrap_err();
+        let expected = "has no model.safetensors; it has model.fp16.safetensors";
+        assert!(err.to_string().ends_with(expected), "{err}");
+        assert!(err.hint().unwrap().contains("variant"));
+    }
+
+    #[test]
+    fn a_folder_of_pickles_is_refused_with_the_way_out() {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("diffusion_pytorch_model.bin"), "PK").unwrap();
+        let err = load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).unwrap_err();
+        let expected = "has no diffusion_pytorch_model.safetensors or model.safetensors; it has diffusion_pytorch_model.bin";
+        assert!(err.to_string().ends_with(expected), "{err}");
+        assert!(err.hint().unwrap().contains("pickles"));
+    }
+
+    #[test]
+    fn configs_are_written_with_keys_in_order_and_errors_name_the_file() {
+        let dir = TempDir::new().unwrap();
+        write_config(dir.path(), CONFIG, &json!({"b": 1, "a": [2]})).unwrap();
+        let text = fs::read_to_string(dir.path().join(CONFIG)).unwrap();
+        assert_eq!(text, "{\n  \"a\": [\n    2\n  ],\n  \"b\": 1\n}\n");
+        let err = read_config::<Vec<i32>>(dir.path(), CONFIG).unwrap_err();
+        assert!(err.to_string().contains("config.json"), "{err}");
+        assert!(matches!(
+            read_config::<Value>(dir.path(), "absent.json"),
+            Err(WeightsError::NotFound { .. })
+        ));
+    }
+
+    #[test]
+    fn a_pipeline_lists_its_components() {
+        let dir = TempDir::new().unwrap();
+        let index = json!({
+            "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1",
+            "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+            "safety_checker": [null, null], "requires_safety_checker": false,
+        });
+        write_config(dir.path(), MODEL_INDEX, &index).unwrap();
+        fs::create_dir(dir.path().join("unet")).unwrap();
+        write_config(&dir.path().join("unet"), CONFIG, &json!({"_class_name": "UNet2DConditionModel"}))
+            .unwrap();
+
+        let folder = PipelineFolder::open(dir.path(), &["StableDiffusionPipeline"]).unwrap();
+        assert_eq!(folder.components().keys().collect::<Vec<_>>(), ["unet", "vae"]);
+        assert_eq!(folder.settings()["requires_safety_checker"], json!(false));
+        assert!(folder.component("unet", &["UNet2DConditionModel"]).is_ok());
+        assert!(matches!(folder.component("unet", &["AutoencoderKL"]), Err(WeightsError::WrongKind { .. })));
+        let err = folder.component("vae", &["AutoencoderKL"]).unwrap_err();
+        assert!(err.to_string().ends_with("has no component `vae`; it has unet"), "{err}");
+        assert!(folder.component_path("safety_checker").is_err());
+    }
+
+    #[test]
+    fn a_model_of_another_kind_is_named() {
+        let dir = TempDir::new().unwrap();
+        let open = |name: &str, file: &str, config: &Value| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            write_config(&path, file, config).unwrap();
+            PipelineFolder::open(&path, &["StableDiffusionPipeline"]).unwrap_err().to_string()
+        };
+        for (name, file, class, found) in [
+            (
+                "xl",
+                MODEL_INDEX,
+                "StableDiffusionXLPipeline",
+                "is an SDXL pipeline (StableDiffusionXLPipeline)",
+            ),
+            ("control", CONFIG, "ControlNetModel", "is a ControlNet (ControlNetModel)"),
+            ("unet", CONFIG, "UNet2DConditionModel", "is a bare model (UNet2DConditionModel)"),
+        ] {
+            let err = open(name, file, &json!({"_class_name": class}));
+            assert!(err.contains(found) && err.ends_with("not a StableDiffusionPipeline folder"), "{err}");
+        }
+        let single = dir.path().join("v1-5.safetensors");
+        fs::write(&single, "").unwrap();
+        let err = PipelineFolder::open(&single, &["StableDiffusionPipeline"]).unwrap_err();
+        assert!(err.to_string().contains("is a single-file checkpoint"), "{err}");
+        assert!(err.hint().unwrap().contains("from_single_file"));
+        let absent = PipelineFolder::open(&dir.path().join("absent"), &["StableDiffusionPipeline"]);
+        assert!(matches!(absent, Err(WeightsError::NotFound { .. })));
+    }
+
+    #[test]
+    fn transformers_configs_name_their_class_too() {
+        let dir = TempDir::new().unwrap();
+        write_config(dir.path(), CONFIG, &json!({"architectures": ["CLIPTextModel"]})).unwrap();
+        assert_eq!(class_name(dir.path()).unwrap().as_deref(), Some("CLIPTextModel"));
+        assert!(ComponentDir::open(dir.path(), &["CLIPTextModel"]).is_ok());
+        assert!(ComponentDir::open(dir.path(), &["ControlNetModel"]).is_err());
+    }
+}

@@ -293,3 +293,132 @@ impl fmt::Display for Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::toy::{ramp, write_file};
+    use crate::write_config;
+
+    fn report_of(tensors: &[(&str, &[usize])]) -> Report {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let tensors =
+            tensors.iter().map(|(name, shape)| ((*name).to_owned(), ramp(0, shape.to_vec()))).collect();
+        write_file(&path, &tensors);
+        inspect(&path).unwrap()
+    }
+
+    #[test]
+    fn kinds_and_families_are_told_by_names_and_shapes() {
+        use BaseModel::{Sd1, Sd2, Sdxl};
+        let cross = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+        for (tensors, kind, base) in [
+            (
+                vec![("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]), (cross, vec![4, 768])],
+                ModelKind::ControlNet,
+                Some(Sd1),
+            ),
+            (
+                vec![
+                    ("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]),
+                    ("add_embedding.linear_1.weight", vec![4, 4]),
+                ],
+                ModelKind::ControlNet,
+                Some(Sdxl),
+            ),
+            (
+                vec![("control_model.input_hint_block.0.weight", vec![16, 3, 3, 3])],
+                ModelKind::OriginalControlNet,
+                None,
+            ),
+            (
+                vec![
+                    ("time_embedding.linear_1.weight", vec![4, 4]),
+                    ("up_blocks.0.resnets.0.conv1.weight", vec![4]),
+                    (cross, vec![4, 1024]),
+                ],
+                ModelKind::Unet,
+                Some(Sd2),
+            ),
+            (
+                vec![
+                    ("model.diffusion_model.input_blocks.0.0.weight", vec![4, 9, 3, 3]),
+                    (
+                        "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight",
+                        vec![4, 768],
+                    ),
+                ],
+                ModelKind::SingleFile,
+                Some(Sd1),
+            ),
+            (
+                vec![
+                    ("encoder.conv_in.weight", vec![4, 3, 3, 3]),
+                    ("decoder.conv_in.weight", vec![4, 4, 3, 3]),
+                ],
+                ModelKind::Vae,
+                None,
+            ),
+            (vec![("embeddings.token_embedding.weight", vec![3, 768])], ModelKind::TextEncoder, None),
+            (
+                vec![("text_model.embeddings.token_embedding.weight", vec![3, 1024])],
+                ModelKind::TextEncoder,
+                Some(Sd2),
+            ),
+            (
+                vec![
+                    ("lora_unet_down_blocks_0_attn2_to_k.lora_down.weight", vec![4, 2048]),
+                    ("lora_unet_down_blocks_0_attn2_to_k.lora_up.weight", vec![320, 4]),
+                ],
+                ModelKind::Lora,
+                Some(Sdxl),
+            ),
+            (vec![("weight", vec![3])], ModelKind::Unknown, None),
+        ] {
+            let tensors: Vec<(&str, &[usize])> =
+                tensors.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
+            let report = report_of(&tensors);
+            assert_eq!((report.kind, report.base), (kind, base), "{tensors:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_channels_and_types_are_counted() {
+        let report = report_of(&[
+            ("model.diffusion_model.input_blocks.0.0.weight", &[4, 9, 3, 3]),
+            ("model.diffusion_model.out.2.bias", &[4]),
+        ]);
+        assert_eq!((report.n_tensors, report.n_parameters, report.bytes), (2, 328, 1312));
+        assert_eq!(report.dtypes, BTreeMap::from([("F32".to_owned(), 2)]));
+        let text = report.to_string();
+        assert!(text.contains("a single-file Stable Diffusion checkpoint"), "{text}");
+        assert!(text.contains("9 (inpainting)"), "{text}");
+    }
+
+    #[test]
+    fn a_pipeline_sums_the_components_that_have_weights() {
+        let dir = TempDir::new().unwrap();
+        let index = json!({
+            "_class_name": "StableDiffusionPipeline",
+            "unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"],
+        });
+        write_config(dir.path(), "model_index.json", &index).unwrap();
+        for name in ["unet", "scheduler"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let unet = dir.path().join("unet");
+        write_config(&unet, "config.json", &json!({"_class_name": "UNet2DConditionModel"})).unwrap();
+        let tensors = BTreeMap::from([("mid.attn2.to_k.weight".to_owned(), ramp(0, vec![2, 768]))]);
+        write_file(&unet.join("diffusion_pytorch_model.safetensors"), &tensors);
+
+        let report = inspect(dir.path()).unwrap();
+        assert_eq!((report.kind, report.base), (ModelKind::Pipeline, Some(BaseModel::Sd1)));
+        assert_eq!(report.components["unet"].kind, ModelKind::Unet);
+        assert_eq!((report.components.len(), report.n_parameters), (1, 1536));
+        assert!(serde_json::to_string(&report).unwrap().contains(r#""kind":"pipeline""#));
+    }
+}

@@ -12,6 +12,8 @@ mod load;
 mod names;
 mod save;
 mod tensors;
+#[cfg(test)]
+mod toy;
 
 pub use load::{LoadOptions, load};
 pub use names::{RenameError, Renames, names_and_shapes};

@@ -129,3 +129,103 @@ impl ModuleVisitor for Collector {
         self.refuse();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use burn::tensor::Device;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::toy::{RENAMES, Toy};
+    use crate::{LoadOptions, inspect, load, load_tensors};
+
+    fn options(dtype: SaveDtype) -> SaveOptions {
+        let metadata =
+            [("b", "2"), ("a", "1"), ("c", "3")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        SaveOptions { renames: RENAMES, dtype, metadata: metadata.into() }
+    }
+
+    #[test]
+    fn what_is_saved_loads_as_the_same_bits() {
+        let dir = TempDir::new().unwrap();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        let toy = Toy::new(&Device::flex());
+        save(&toy, &first, &options(SaveDtype::F32)).unwrap();
+
+        let other = Toy::new(&Device::flex());
+        let load_options = LoadOptions { renames: RENAMES, ..LoadOptions::default() };
+        let other = load(other, &first, &load_options).unwrap();
+        assert_eq!(
+            other.blocks[1].to_out.weight.val().into_data(),
+            toy.blocks[1].to_out.weight.val().into_data()
+        );
+        save(&other, &second, &options(SaveDtype::F32)).unwrap();
+        assert_eq!(fs::read(first).unwrap(), fs::read(second).unwrap());
+    }
+
+    #[test]
+    fn names_and_shapes_of_the_file_are_those_announced() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let toy = Toy::new(&Device::flex());
+        save(&toy, &path, &options(SaveDtype::F32)).unwrap();
+        let saved: BTreeMap<String, Vec<usize>> = load_tensors(&path)
+            .unwrap()
+            .into_iter()
+            .map(|(name, data)| (name, data.shape().to_vec()))
+            .collect();
+        assert_eq!(saved, crate::names_and_shapes(&toy, &RENAMES));
+    }
+
+    #[test]
+    fn metadata_says_pytorch_and_comes_in_order() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        save(&Toy::new(&Device::flex()), &path, &options(SaveDtype::F32)).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let header = br#"{"__metadata__":{"a":"1","b":"2","c":"3","format":"pt"},"#;
+        assert_eq!(&bytes[8..8 + header.len()], header);
+        assert_eq!(u64::from_le_bytes(bytes[..8].try_into().unwrap()) % 8, 0);
+    }
+
+    #[test]
+    fn half_precision_halves_the_file() {
+        let dir = TempDir::new().unwrap();
+        let toy = Toy::new(&Device::flex());
+        for (dtype, name) in [(SaveDtype::F16, "F16"), (SaveDtype::Bf16, "BF16")] {
+            let path = dir.path().join(name);
+            save(&toy, &path, &options(dtype)).unwrap();
+            let report = inspect(&path).unwrap();
+            assert_eq!(report.dtypes, BTreeMap::from([(name.to_owned(), report.n_tensors)]));
+            assert_eq!(report.bytes, 2 * report.n_parameters as u64);
+        }
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_file_and_nothing_else() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model.safetensors");
+        fs::write(&path, "old").unwrap();
+        let broken = Outgoing {
+            name: "a".to_owned(),
+            shape: vec![1],
+            dtype: Dtype::F32,
+            bytes: Box::new(|| {
+                Err(WeightsError::ReadBack { name: "a".to_owned(), reason: "lost".to_owned() })
+            }),
+        };
+        assert!(write(&path, &BTreeMap::new(), vec![broken]).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        let dir = TempDir::new().unwrap();
+        let toy = Toy::new(&Device::flex());
+        let outcome = save(&toy, &dir.path().join("absent/model.safetensors"), &SaveOptions::default());
+        assert!(matches!(outcome, Err(WeightsError::Write { .. })));
+    }
+}

@@ -72,3 +72,45 @@ fn likeness(a: &str, b: &str) -> u64 {
     // Non-negative floats sort as their bits do.
     strsim::sorensen_dice(a, b).abs().to_bits()
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn tensors_of_every_type_come_back_as_they_were() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let float = TensorData::new(vec![0.5_f32, -1.0, 2.0, 3.5], [2, 2]);
+        let tensors = BTreeMap::from([
+            ("f32".to_owned(), float.clone()),
+            ("f64".to_owned(), float.clone().try_cast(DType::F64).unwrap()),
+            ("f16".to_owned(), float.clone().try_cast(DType::F16).unwrap()),
+            ("bf16".to_owned(), float.try_cast(DType::BF16).unwrap()),
+            ("i64".to_owned(), TensorData::new(vec![i64::MIN, 1], [2])),
+            ("u8".to_owned(), TensorData::new(vec![1_u8, 2, 255], [3])),
+            ("bool".to_owned(), TensorData::new(vec![true, false], [2])),
+            ("scalar".to_owned(), TensorData::new(vec![7_i32], Vec::<usize>::new())),
+            ("empty".to_owned(), TensorData::new(Vec::<f32>::new(), [0, 4])),
+        ]);
+        save_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        assert_eq!(load_tensors(&path).unwrap(), tensors);
+        for (name, data) in &tensors {
+            assert_eq!(&read_tensor(&path, name).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn an_absent_tensor_is_named_beside_its_nearest() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let one = || TensorData::new(vec![1.0_f32], [1]);
+        let tensors = BTreeMap::from([("noise".to_owned(), one()), ("latent".to_owned(), one())]);
+        save_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        let err = read_tensor(&path, "latents").unwrap_err().to_string();
+        assert!(err.ends_with("has no tensor `latents`, it has latent, noise"), "{err}");
+    }
+}
