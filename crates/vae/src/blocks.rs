@@ -110,7 +110,8 @@ impl MidAttention {
         let normed = self.group_norm.forward(features.clone());
         let tokens = normed.reshape([batch, channels, height * width]).swap_dims(1, 2); // [batch, h*w, channels]
         let one_head = |projection: &Linear| split_heads(projection.forward(tokens.clone()), 1);
-        let attended = merge_heads(attention(one_head(&self.to_q), one_head(&self.to_k), one_head(&self.to_v)));
+        let attended =
+            merge_heads(attention(one_head(&self.to_q), one_head(&self.to_k), one_head(&self.to_v)));
         let attended = self.to_out.forward(attended).swap_dims(1, 2); // [batch, channels, h*w]
         features + attended.reshape([batch, channels, height, width])
     }

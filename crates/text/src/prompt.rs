@@ -1,0 +1,38 @@
+//! From prompts to what the diffusion model attends to.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use crate::{ClipTextModel, ClipTokenizer};
+
+/// Embeds prompts: the text encoder's last hidden state, after its final layer norm.
+///
+/// A prompt that is too long is cut, with a warning that tells the text that has no effect.
+///
+/// # Shapes
+/// - output: `[prompts, tokens, d_model]`
+///
+/// # Panics
+/// If there is no prompt, or if tokenizer and text encoder do not belong together, see
+/// [`ClipTokenizer::check_fits`].
+///
+/// Source: diffusers `StableDiffusionControlNetPipeline.encode_prompt` (0.42).
+#[must_use]
+pub fn encode_prompts(
+    tokenizer: &ClipTokenizer,
+    model: &ClipTextModel,
+    prompts: &[&str],
+    device: &Device,
+) -> Tensor<3> {
+    let n_tokens = tokenizer.model_max_length();
+    let mut ids: Vec<i64> = Vec::with_capacity(prompts.len() * n_tokens);
+    for &prompt in prompts {
+        let encoded = tokenizer.encode(prompt);
+        if let Some(removed) = encoded.truncated {
+            tracing::warn!(removed, max_tokens = n_tokens, "the prompt is too long, its end has no effect");
+        }
+        ids.extend(encoded.ids.into_iter().map(i64::from));
+    }
+    let ids = TensorData::new(ids, [prompts.len(), n_tokens]);
+    model.forward(Tensor::from_data(ids, device)).last_hidden_state
+}
