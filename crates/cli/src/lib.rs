@@ -3,4 +3,53 @@
 //! Everything that can be used without a terminal lives in the library crates; this one chooses the
 //! backend and talks to the user.
 
+mod args;
 pub mod backend;
+mod commands;
+mod progress;
+mod report;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Command, OutputArgs};
+use crate::report::Outcome;
+
+/// Runs the command line `argv`, the program's name first; returns what the process should exit with.
+///
+/// Results go to standard output, everything else to standard error.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match args::parse(argv) {
+        Ok(cli) => cli,
+        Err(help_or_error) => {
+            // Nothing is left to tell, and nobody to tell it to, if standard error is closed.
+            let _ = help_or_error.print();
+            return if help_or_error.use_stderr() { Outcome::BadInput } else { Outcome::Done }.into();
+        }
+    };
+    log_to_stderr(&cli.output);
+    let result = match &cli.command {
+        Command::Train(args) => commands::train(args, &cli.output),
+        Command::Generate(args) => commands::generate(args),
+        Command::Inspect(args) => commands::inspect(args, &cli.output),
+        Command::InitBase(args) => commands::init_base(args),
+        Command::Data(args) => commands::data(args),
+    };
+    match result {
+        Ok(()) => Outcome::Done.into(),
+        Err(error) => report::print(&error).into(),
+    }
+}
+
+fn log_to_stderr(output: &OutputArgs) {
+    let filter = EnvFilter::new(output.log_filter());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time();
+    // A second call in the same process keeps the first one's subscriber.
+    let _ = subscriber.try_init();
+}

@@ -1,0 +1,50 @@
+//! Arguments of `generate`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::choice::choice;
+use pyrograph_pipeline::SamplerKind;
+
+/// Draw a picture from a prompt and a hint.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// A Stable Diffusion folder in diffusers' layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: PathBuf,
+    /// The ControlNet's folder in diffusers' layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) controlnet: PathBuf,
+    /// The hint: the picture gets its size, rounded down to a multiple of 8.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) control_image: PathBuf,
+    /// What to draw.
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// What to stay away from; used if the guidance scale is above 1.
+    #[arg(long, value_name = "PROMPT", default_value = "")]
+    pub(crate) negative_prompt: String,
+    /// Denoising steps.
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) num_inference_steps: NonZeroUsize,
+    /// Classifier-free guidance; 1 or less turns it off.
+    #[arg(long, value_name = "G", default_value_t = 7.5)]
+    pub(crate) guidance_scale: f64,
+    /// Factor on what the ControlNet adds.
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub(crate) controlnet_conditioning_scale: f64,
+    /// The sampler.
+    #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(["unipc", "ddim"]))]
+    pub(crate) scheduler: SamplerKind,
+    /// Draws the first latents if `--latents` gives none.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The first latents: a safetensors file with a tensor named `latents`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) latents: Option<PathBuf>,
+    /// The picture to write.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) output: PathBuf,
+}

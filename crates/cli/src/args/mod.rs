@@ -1,0 +1,123 @@
+//! What can be typed.
+
+mod choice;
+mod generate;
+mod reference;
+mod small;
+mod train;
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub(crate) use generate::GenerateArgs;
+pub(crate) use reference::UsageError;
+pub(crate) use small::{DataArgs, DataCommand, InitBaseArgs, InspectArgs};
+pub(crate) use train::TrainArgs;
+
+const AFTER_HELP: &str = "\
+Every flag can also be written with underscores, as the reference scripts do: --train_data_dir.
+
+Exit codes:
+  0  done
+  1  the run failed
+  2  a wrong flag, preset, data set, model or checkpoint
+  3  stopped on request, after a checkpoint to resume from was written
+
+Examples:
+  pyrograph data circles --count 500 --size 128 circles
+  pyrograph init-base --preset tiny tiny-sd
+  pyrograph train --pretrained_model_name_or_path=tiny-sd --train_data_dir=circles --resolution=128 --output_dir=out
+  pyrograph inspect out";
+
+/// Train ControlNets for Stable Diffusion, without Python.
+#[derive(Debug, Parser)]
+#[command(name = "pyrograph", version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Train(Box<TrainArgs>),
+    Generate(GenerateArgs),
+    Inspect(InspectArgs),
+    InitBase(InitBaseArgs),
+    Data(DataArgs),
+}
+
+/// How much is said, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArgs {
+    /// How progress and results are written: for people, or as one JSON object per line on standard output.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// Say less: errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice for everything.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl OutputArgs {
+    /// The directives of the log: our own crates, and the warnings of others.
+    pub(crate) fn log_filter(&self) -> &'static str {
+        match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn,pyrograph=info",
+            (false, 1) => "info,pyrograph=debug",
+            (false, _) => "trace",
+        }
+    }
+}
+
+/// Parses a command line.
+///
+/// # Errors
+/// The help or version that was asked for, or what is wrong with the command line.
+pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = with_underscores(Cli::command());
+    let matches = command.try_get_matches_from_mut(argv)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Gives every flag with a dash in its name the underscore spelling of the reference scripts, too.
+fn with_underscores(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            match arg.get_long().filter(|long| long.contains('-')).map(|long| long.replace('-', "_")) {
+                Some(underscored) => arg.alias(underscored),
+                None => arg,
+            }
+        })
+        .mut_subcommands(with_underscores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        with_underscores(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn flags_may_be_spelled_with_underscores_and_equals_signs() {
+        let parsed =
+            |argv: &[&str]| parse(argv.iter().map(OsString::from)).map(|cli| format!("{cli:?}")).ok();
+        let dashed = parsed(&["pyrograph", "train", "--train-data-dir", "my_data", "--log-format", "json"]);
+        assert!(dashed.is_some());
+        assert_eq!(parsed(&["pyrograph", "train", "--train_data_dir=my_data", "--log_format=json"]), dashed);
+    }
+}

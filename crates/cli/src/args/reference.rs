@@ -1,0 +1,170 @@
+//! Flags of the reference scripts that this program does not act on.
+//!
+//! A command pasted from a guide should run. What cannot change the result is accepted with a warning; what could is
+//! refused, never ignored.
+
+use clap::Args;
+
+/// A flag asks for something that this program cannot do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    /// It would change the result, or leave out something that was asked for.
+    #[error("`--{flag}` is not supported")]
+    Unsupported { flag: String, hint: &'static str },
+    /// A name on the Hub, where a folder is needed.
+    #[error("`--{flag}`: `{name}` is not a folder")]
+    NotAFolder { flag: &'static str, name: String },
+}
+
+impl UsageError {
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unsupported { hint, .. } => Some((*hint).to_owned()),
+            Self::NotAFolder { name, .. } => Some(if name.contains('/') {
+                format!(
+                    "nothing is downloaded; to fetch it from the Hub, run `hf download {name} --local-dir DIR`"
+                )
+            } else {
+                "nothing is downloaded; check the path".to_owned()
+            }),
+        }
+    }
+}
+
+/// Flags that are there for compatibility; see [`ReferenceArgs::check`].
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accepted from the reference scripts, without effect or only with one value")]
+pub(crate) struct ReferenceArgs {
+    #[arg(long, hide_short_help = true)]
+    gradient_checkpointing: bool,
+    #[arg(long, hide_short_help = true)]
+    enable_xformers_memory_efficient_attention: bool,
+    #[arg(long, hide_short_help = true)]
+    set_grads_to_none: bool,
+    #[arg(long, hide_short_help = true)]
+    allow_tf32: bool,
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    cache_dir: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    logging_dir: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "NAME")]
+    tracker_project_name: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "tensorboard")]
+    report_to: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "NAME")]
+    revision: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "TOKEN")]
+    hub_token: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "NAME")]
+    hub_model_id: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "no")]
+    mixed_precision: Option<String>,
+    #[arg(long, hide_short_help = true)]
+    use_8bit_adam: bool,
+    #[arg(long, hide_short_help = true)]
+    push_to_hub: bool,
+    #[arg(long, hide_short_help = true, value_name = "NAME")]
+    dataset_config_name: Option<String>,
+}
+
+impl ReferenceArgs {
+    /// Warns of flags without effect.
+    ///
+    /// # Errors
+    /// For the first flag that asks for something that is not done.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        if let Some((flag, hint)) = self.refused() {
+            return Err(UsageError::Unsupported { flag, hint });
+        }
+        for (flag, why) in self.without_effect() {
+            tracing::warn!("--{flag} has no effect: {why}");
+        }
+        Ok(())
+    }
+
+    fn refused(&self) -> Option<(String, &'static str)> {
+        if let Some(precision) = self.mixed_precision.as_deref().filter(|precision| *precision != "no") {
+            let hint = "training is in 32-bit floats; use `--mixed_precision no` or leave it out";
+            return Some((format!("mixed_precision {precision}"), hint));
+        }
+        if let Some(tracker) = self.report_to.as_deref().filter(|tracker| *tracker != "tensorboard") {
+            let hint = "metrics are written to `metrics.jsonl` in the output folder; leave the flag out";
+            return Some((format!("report_to {tracker}"), hint));
+        }
+        let refused = [
+            (self.use_8bit_adam, "use_8bit_adam", "leave it out: AdamW keeps its state in 32-bit floats"),
+            (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
+            (
+                self.dataset_config_name.is_some(),
+                "dataset_config_name",
+                "give the folder of that configuration",
+            ),
+        ];
+        refused.into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, hint)| (flag.to_owned(), hint))
+    }
+
+    fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let metrics = "metrics are written to `metrics.jsonl` in the output folder";
+        let local = "models and data are local folders";
+        [
+            (self.gradient_checkpointing, "gradient_checkpointing", "no activations are recomputed"),
+            (
+                self.enable_xformers_memory_efficient_attention,
+                "enable_xformers_memory_efficient_attention",
+                "attention is this program's own",
+            ),
+            (self.set_grads_to_none, "set_grads_to_none", "gradients are never kept after a step"),
+            (self.allow_tf32, "allow_tf32", "the backend decides how matrices are multiplied"),
+            (self.cache_dir.is_some(), "cache_dir", local),
+            (self.revision.is_some(), "revision", local),
+            (self.hub_token.is_some(), "hub_token", local),
+            (self.hub_model_id.is_some(), "hub_model_id", "nothing is uploaded"),
+            (self.logging_dir.is_some(), "logging_dir", metrics),
+            (self.tracker_project_name.is_some(), "tracker_project_name", metrics),
+            (self.report_to.is_some(), "report_to", metrics),
+        ]
+        .into_iter()
+        .filter(|(is_given, ..)| *is_given)
+        .map(|(_, flag, why)| (flag, why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        reference: ReferenceArgs,
+    }
+
+    fn reference(argv: &[&str]) -> ReferenceArgs {
+        Only::parse_from(std::iter::once(&"test").chain(argv)).reference
+    }
+
+    #[test]
+    fn what_would_change_the_result_is_refused() {
+        for argv in [
+            &["--mixed-precision", "fp16"][..],
+            &["--mixed-precision=bf16"],
+            &["--use-8bit-adam"],
+            &["--push-to-hub"],
+            &["--report-to", "wandb"],
+            &["--dataset-config-name", "en"],
+        ] {
+            let error = reference(argv).check().expect_err(argv[0]);
+            assert!(error.hint().is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_change_the_result_is_accepted_with_a_reason() {
+        let given = reference(&["--allow-tf32", "--mixed-precision", "no", "--report-to", "tensorboard"]);
+        assert!(given.check().is_ok());
+        let flags: Vec<_> = given.without_effect().map(|(flag, _)| flag).collect();
+        assert_eq!(flags, ["allow_tf32", "report_to"]);
+    }
+}

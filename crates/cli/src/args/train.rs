@@ -1,0 +1,325 @@
+//! Arguments of `train`.
+//!
+//! A flag that is not given leaves the preset's value, and that the default, so every flag is an `Option`.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use clap::Args;
+use pyrograph_data::Interpolation;
+use pyrograph_train::{LrScheduler, PlanError, StepRules, TrainConfig};
+
+use super::choice::choice;
+use super::reference::{ReferenceArgs, UsageError};
+
+const AFTER_HELP: &str = "\
+A flag wins over the preset, the preset over the default. A preset's keys have the names of the flags, with
+underscores; --print-config shows them all.
+
+Examples:
+  pyrograph train configs/circles-tiny.toml --output-dir out
+  pyrograph train --pretrained_model_name_or_path=sd15 --train_data_dir=circles --output_dir=out --resolution=512 \\
+    --learning_rate=1e-5 --train_batch_size=1 --gradient_accumulation_steps=4 \\
+    --validation_image a.png b.png --validation_prompt \"red circle with blue background\" \"cyan circle\"";
+
+/// Train a ControlNet.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct TrainArgs {
+    /// A TOML file with any of the settings below.
+    #[arg(value_name = "PRESET.toml")]
+    preset: Option<PathBuf>,
+    /// Check the settings, print them all as a preset, and stop.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    optimizer: OptimizerArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    validation: ValidationArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    reference: ReferenceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+struct ModelArgs {
+    /// A Stable Diffusion folder in diffusers' layout [required, here or in the preset].
+    #[arg(long, value_name = "DIR")]
+    pretrained_model_name_or_path: Option<PathBuf>,
+    /// The ControlNet to start from [default: a new one made from the UNet].
+    #[arg(long, value_name = "DIR")]
+    controlnet_model_name_or_path: Option<PathBuf>,
+    /// The tokenizer's folder [default: that of the Stable Diffusion folder].
+    #[arg(long, value_name = "DIR")]
+    tokenizer_name: Option<PathBuf>,
+    /// Read the frozen models from weight files of this variant, such as fp16.
+    #[arg(long)]
+    variant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+struct DataArgs {
+    /// The data set's folder [required, here or in the preset].
+    #[arg(long, value_name = "DIR")]
+    train_data_dir: Option<PathBuf>,
+    /// The same under the reference's other name; the Hub is not searched.
+    #[arg(long, value_name = "DIR")]
+    dataset_name: Option<PathBuf>,
+    /// The column of target images [default: image].
+    #[arg(long, value_name = "NAME")]
+    image_column: Option<String>,
+    /// The column of conditioning images [default: conditioning_image].
+    #[arg(long, value_name = "NAME")]
+    conditioning_image_column: Option<String>,
+    /// The column of captions, each a string or a list of strings [default: text].
+    #[arg(long, value_name = "NAME")]
+    caption_column: Option<String>,
+    /// Train on so many samples, drawn by the seed [default: all].
+    #[arg(long, value_name = "N")]
+    max_train_samples: Option<NonZeroUsize>,
+    /// Width and height of the training images in pixels, a multiple of 8 [default: 512].
+    #[arg(long, value_name = "PIXELS")]
+    resolution: Option<usize>,
+    /// The filter that images are resized with [default: bilinear].
+    #[arg(long, value_parser = choice::<Interpolation>(Interpolation::ALL.map(Interpolation::name)), value_name = "FILTER")]
+    image_interpolation_mode: Option<Interpolation>,
+    /// The share of captions replaced by the empty one, from 0 to 1 [default: 0].
+    #[arg(long, value_name = "SHARE")]
+    proportion_empty_prompts: Option<f64>,
+    /// Samples per micro-batch [default: 4].
+    #[arg(long, value_name = "N")]
+    train_batch_size: Option<NonZeroUsize>,
+    /// Threads that decode images [default: 2].
+    #[arg(long, value_name = "N")]
+    dataloader_num_workers: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Optimizer")]
+struct OptimizerArgs {
+    /// The learning rate after warmup [default: 5e-6].
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Multiply the learning rate by batch size and accumulation steps.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    scale_lr: Option<bool>,
+    /// Micro-batches per update [default: 1].
+    #[arg(long, value_name = "N")]
+    gradient_accumulation_steps: Option<NonZeroUsize>,
+    /// AdamW's decay of the mean of the gradients [default: 0.9].
+    #[arg(long, value_name = "B1")]
+    adam_beta1: Option<f64>,
+    /// AdamW's decay of the mean of their squares [default: 0.999].
+    #[arg(long, value_name = "B2")]
+    adam_beta2: Option<f64>,
+    /// AdamW's weight decay [default: 1e-2].
+    #[arg(long, value_name = "DECAY")]
+    adam_weight_decay: Option<f64>,
+    /// AdamW's epsilon [default: 1e-8].
+    #[arg(long, value_name = "EPS")]
+    adam_epsilon: Option<f64>,
+    /// The largest norm of all gradients together [default: 1].
+    #[arg(long, value_name = "NORM")]
+    max_grad_norm: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Schedule")]
+struct ScheduleArgs {
+    /// Passes over the data set [default: 1].
+    #[arg(long, value_name = "N")]
+    num_train_epochs: Option<NonZeroU64>,
+    /// Updates of the ControlNet; overrides the epochs.
+    #[arg(long, value_name = "N")]
+    max_train_steps: Option<NonZeroU64>,
+    /// How the learning rate moves [default: constant].
+    #[arg(long, value_parser = choice::<LrScheduler>(LrScheduler::ALL.map(LrScheduler::name)), value_name = "NAME")]
+    lr_scheduler: Option<LrScheduler>,
+    /// Updates of the linear warmup, if the schedule has one [default: 500].
+    #[arg(long, value_name = "N")]
+    lr_warmup_steps: Option<u64>,
+    /// Restarts of cosine_with_restarts [default: 1].
+    #[arg(long, value_name = "N")]
+    lr_num_cycles: Option<NonZeroU64>,
+    /// The power of polynomial [default: 1].
+    #[arg(long, value_name = "POWER")]
+    lr_power: Option<f64>,
+    /// The pieces of piecewise_constant: a factor and where it ends, and so on, and the last factor.
+    #[arg(long, value_name = "1:10,0.1:20,0.005")]
+    lr_step_rules: Option<StepRules>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Checkpoints")]
+struct CheckpointArgs {
+    /// Updates between two checkpoints [default: 500].
+    #[arg(long, value_name = "N")]
+    checkpointing_steps: Option<NonZeroU64>,
+    /// The most checkpoints to keep [default: all].
+    #[arg(long, value_name = "N")]
+    checkpoints_total_limit: Option<NonZeroUsize>,
+    /// Continue from a checkpoint: its path, its name in the output folder, or `latest`.
+    #[arg(long, value_name = "latest|PATH")]
+    resume_from_checkpoint: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Validation")]
+struct ValidationArgs {
+    /// Prompts to make pictures of on the way.
+    #[arg(long, num_args = 1.., value_name = "PROMPT")]
+    validation_prompt: Option<Vec<String>>,
+    /// Their conditioning images: as many, one for all prompts, or several for one prompt.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    validation_image: Option<Vec<PathBuf>>,
+    /// Pictures of each pair [default: 4].
+    #[arg(long, value_name = "N")]
+    num_validation_images: Option<NonZeroUsize>,
+    /// Updates between two validations [default: 100].
+    #[arg(long, value_name = "N")]
+    validation_steps: Option<NonZeroU64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+struct RunArgs {
+    /// Where everything is written [default: controlnet-model].
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Decides every random number of the run [default: 0].
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Replaces a setting by the flag, if it was given.
+fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        setting.clone_from(value);
+    }
+}
+
+/// The same for a setting that may be left out.
+fn set_some<T: Clone>(setting: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        setting.clone_from(flag);
+    }
+}
+
+impl TrainArgs {
+    /// Checks what needs no file and warns of flags without effect.
+    ///
+    /// # Errors
+    /// If a flag of the reference asks for something that this program cannot do.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        self.reference.check()
+    }
+
+    /// The preset, if there is one, with the flags over it.
+    ///
+    /// # Errors
+    /// If the preset cannot be read.
+    pub(crate) fn config(&self) -> Result<TrainConfig, PlanError> {
+        let mut config =
+            self.preset.as_deref().map_or_else(|| Ok(TrainConfig::default()), TrainConfig::read)?;
+        self.model.apply(&mut config);
+        self.data.apply(&mut config);
+        self.optimizer.apply(&mut config);
+        self.schedule.apply(&mut config);
+        self.checkpoint.apply(&mut config);
+        self.validation.apply(&mut config);
+        set(&mut config.run.output_dir, &self.run.output_dir);
+        set(&mut config.run.seed, &self.run.seed);
+        Ok(config)
+    }
+}
+
+impl ModelArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let model = &mut config.model;
+        set_some(&mut model.pretrained_model_name_or_path, &self.pretrained_model_name_or_path);
+        set_some(&mut model.controlnet_model_name_or_path, &self.controlnet_model_name_or_path);
+        set_some(&mut model.tokenizer_name, &self.tokenizer_name);
+        set_some(&mut model.variant, &self.variant);
+    }
+}
+
+impl DataArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let data = &mut config.data;
+        if self.train_data_dir.is_some() || self.dataset_name.is_some() {
+            // Either flag replaces the preset's data set, under whichever name that has it.
+            data.train_data_dir.clone_from(&self.train_data_dir);
+            data.dataset_name.clone_from(&self.dataset_name);
+        }
+        set(&mut data.image_column, &self.image_column);
+        set(&mut data.conditioning_image_column, &self.conditioning_image_column);
+        set(&mut data.caption_column, &self.caption_column);
+        set_some(&mut data.max_train_samples, &self.max_train_samples);
+        set(&mut data.resolution, &self.resolution);
+        set(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
+        set(&mut data.proportion_empty_prompts, &self.proportion_empty_prompts);
+        set(&mut data.train_batch_size, &self.train_batch_size);
+        set(&mut data.dataloader_num_workers, &self.dataloader_num_workers);
+    }
+}
+
+impl OptimizerArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let optimizer = &mut config.optimizer;
+        set(&mut optimizer.learning_rate, &self.learning_rate);
+        set(&mut optimizer.scale_lr, &self.scale_lr);
+        set(&mut optimizer.gradient_accumulation_steps, &self.gradient_accumulation_steps);
+        set(&mut optimizer.adam_beta1, &self.adam_beta1);
+        set(&mut optimizer.adam_beta2, &self.adam_beta2);
+        set(&mut optimizer.adam_weight_decay, &self.adam_weight_decay);
+        set(&mut optimizer.adam_epsilon, &self.adam_epsilon);
+        set(&mut optimizer.max_grad_norm, &self.max_grad_norm);
+    }
+}
+
+impl ScheduleArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let schedule = &mut config.schedule;
+        if self.num_train_epochs.is_some() {
+            // A number of steps in the preset would override the epochs of the flag.
+            schedule.max_train_steps = None;
+        }
+        set(&mut schedule.num_train_epochs, &self.num_train_epochs);
+        set_some(&mut schedule.max_train_steps, &self.max_train_steps);
+        set(&mut schedule.lr_scheduler, &self.lr_scheduler);
+        set(&mut schedule.lr_warmup_steps, &self.lr_warmup_steps);
+        set(&mut schedule.lr_num_cycles, &self.lr_num_cycles);
+        set(&mut schedule.lr_power, &self.lr_power);
+        set_some(&mut schedule.lr_step_rules, &self.lr_step_rules);
+    }
+}
+
+impl CheckpointArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let checkpoint = &mut config.checkpoint;
+        set(&mut checkpoint.checkpointing_steps, &self.checkpointing_steps);
+        set_some(&mut checkpoint.checkpoints_total_limit, &self.checkpoints_total_limit);
+        set_some(&mut checkpoint.resume_from_checkpoint, &self.resume_from_checkpoint);
+    }
+}
+
+impl ValidationArgs {
+    fn apply(&self, config: &mut TrainConfig) {
+        let validation = &mut config.validation;
+        set(&mut validation.validation_prompt, &self.validation_prompt);
+        set(&mut validation.validation_image, &self.validation_image);
+        set(&mut validation.num_validation_images, &self.num_validation_images);
+        set(&mut validation.validation_steps, &self.validation_steps);
+    }
+}

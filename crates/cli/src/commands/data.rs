@@ -1,0 +1,15 @@
+//! `pyrograph data`.
+
+use pyrograph_data::{Circles, generate_circles};
+
+use crate::args::{DataArgs, DataCommand};
+
+pub(crate) fn data(args: &DataArgs) -> anyhow::Result<()> {
+    match &args.command {
+        DataCommand::Circles(args) => {
+            generate_circles(&Circles { count: args.count, side: args.size, seed: args.seed }, &args.out)?;
+            tracing::info!("{} samples are in {}", args.count, args.out.display());
+        }
+    }
+    Ok(())
+}

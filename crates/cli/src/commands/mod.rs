@@ -1,0 +1,13 @@
+//! What each verb does.
+
+mod data;
+mod generate;
+mod init_base;
+mod inspect;
+mod train;
+
+pub(crate) use data::data;
+pub(crate) use generate::generate;
+pub(crate) use init_base::init_base;
+pub(crate) use inspect::inspect;
+pub(crate) use train::train;

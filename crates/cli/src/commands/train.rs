@@ -1,0 +1,41 @@
+//! `pyrograph train`.
+
+use std::io::Write;
+use std::path::Path;
+
+use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
+
+use crate::args::{OutputArgs, TrainArgs, UsageError};
+use crate::{backend, progress};
+
+pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let config = args.config()?;
+    require_folders(&config)?;
+    let plan = TrainPlan::try_from(config)?;
+    if args.print_config {
+        let text = TrainConfig::from(plan).to_toml()?;
+        std::io::stdout().lock().write_all(text.as_bytes())?;
+        return Ok(());
+    }
+    let mut observer = progress::observer(output);
+    Trainer::new(plan, &backend::device())?.run(observer.as_mut())?;
+    Ok(())
+}
+
+/// Refuses what the reference would look up on the Hub, while the flag is still known.
+fn require_folders(config: &TrainConfig) -> Result<(), UsageError> {
+    let model = &config.model;
+    for (flag, path) in [
+        ("pretrained_model_name_or_path", &model.pretrained_model_name_or_path),
+        ("controlnet_model_name_or_path", &model.controlnet_model_name_or_path),
+        ("tokenizer_name", &model.tokenizer_name),
+        ("dataset_name", &config.data.dataset_name),
+    ] {
+        let missing = path.as_deref().filter(|path: &&Path| !path.is_dir());
+        if let Some(missing) = missing {
+            return Err(UsageError::NotAFolder { flag, name: missing.display().to_string() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! A training run as the user sees it: a bar on a terminal, plain lines elsewhere, JSON lines for machines.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use pyrograph_train::{Banner, Event, Observer, Progress, TrainError};
+
+use crate::args::{LogFormat, OutputArgs};
+
+/// The observer for what was asked for and for where standard error goes.
+pub(crate) fn observer(output: &OutputArgs) -> Box<dyn Observer> {
+    match output.log_format {
+        LogFormat::Json => Box::new(JsonLines),
+        LogFormat::Text if output.quiet => Box::new(()),
+        LogFormat::Text if std::io::stderr().is_terminal() => Box::new(Bar { bar: None }),
+        LogFormat::Text => Box::new(PlainLines),
+    }
+}
+
+/// Every event as one JSON object per line on standard output.
+struct JsonLines;
+
+impl Observer for JsonLines {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        let write = || {
+            let mut stdout = std::io::stdout().lock();
+            serde_json::to_writer(&mut stdout, event)?;
+            writeln!(stdout)?;
+            stdout.flush()
+        };
+        write().map_err(TrainError::io(Path::new("standard output")))
+    }
+}
+
+/// Every event as a line or a few on standard error.
+struct PlainLines;
+
+impl Observer for PlainLines {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        let text = match event {
+            Event::Progress(progress) => {
+                format!("step {}/{} {}", progress.step, progress.total_steps, figures(progress))
+            }
+            other => announcement(other),
+        };
+        // Training goes on when nobody listens any more.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        Ok(())
+    }
+}
+
+/// A bar of optimizer steps with everything else above it.
+struct Bar {
+    /// Drawn from the first event on, which says how long it is.
+    bar: Option<ProgressBar>,
+}
+
+const BAR: &str = "{wide_bar} {pos}/{len} {msg} ETA {eta}";
+
+impl Observer for Bar {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        if let Event::Started(banner) = event {
+            let style = ProgressStyle::with_template(BAR).expect("the template is valid");
+            let bar = ProgressBar::new(banner.total_steps).with_style(style);
+            bar.println(announcement(event));
+            bar.set_position(banner.resumed_at);
+            bar.reset_eta();
+            self.bar = Some(bar);
+        } else if let Some(bar) = &self.bar {
+            match event {
+                Event::Progress(progress) => {
+                    bar.set_message(figures(progress));
+                    bar.set_position(progress.step);
+                }
+                Event::Finished { .. } => {
+                    bar.finish();
+                    bar.println(announcement(event));
+                }
+                other => bar.println(announcement(other)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn figures(progress: &Progress) -> String {
+    let Progress { loss, lr, images_per_second, .. } = progress;
+    format!("loss {loss:.4} lr {lr:.2e} {images_per_second:.2} images/s")
+}
+
+/// What is said of an event that is no step.
+fn announcement(event: &Event) -> String {
+    match event {
+        Event::Started(banner) => started(banner),
+        Event::Progress(progress) => figures(progress),
+        Event::Checkpoint { step, path } => format!("checkpoint of step {step}: {}", path.display()),
+        Event::Validation { step, grid } => format!("validation of step {step}: {}", grid.display()),
+        Event::Finished { step, path } => format!("trained {step} steps: {}", path.display()),
+    }
+}
+
+/// The reference's banner, with what it lacks at the end.
+///
+/// Source: diffusers 0.42.1, `examples/controlnet/train_controlnet.py`.
+fn started(banner: &Banner) -> String {
+    let Banner { n_examples, batches_per_epoch, n_epochs, batch_size, accumulation, .. } = banner;
+    let Banner { total_steps, resumed_at, n_parameters, .. } = banner;
+    let total_batch = batch_size * accumulation;
+    let mut text = format!(
+        "***** Running training *****\n\
+         \x20 Num examples = {n_examples}\n\
+         \x20 Num batches each epoch = {batches_per_epoch}\n\
+         \x20 Num Epochs = {n_epochs}\n\
+         \x20 Instantaneous batch size per device = {batch_size}\n\
+         \x20 Total train batch size (w. parallel, distributed & accumulation) = {total_batch}\n\
+         \x20 Gradient Accumulation steps = {accumulation}\n\
+         \x20 Total optimization steps = {total_steps}\n\
+         \x20 Trainable parameters = {n_parameters}"
+    );
+    if *resumed_at > 0 {
+        text += &format!("\n  Resumed at step = {resumed_at}");
+    }
+    text
+}

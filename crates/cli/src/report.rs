@@ -1,0 +1,134 @@
+//! How an error is told, and what the process exits with.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use pyrograph_data::DataError;
+use pyrograph_diffusion::DiffusionError;
+use pyrograph_pipeline::PipelineError;
+use pyrograph_train::{PlanError, TrainError};
+use pyrograph_weights::WeightsError;
+
+use crate::args::UsageError;
+
+/// What a run came to; documented in `--help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything asked for is done.
+    Done,
+    /// The run itself failed.
+    Failed,
+    /// What the user gave cannot be used; nothing was changed.
+    BadInput,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        ExitCode::from(match outcome {
+            Outcome::Done => 0,
+            Outcome::Failed => 1,
+            Outcome::BadInput => 2,
+        })
+    }
+}
+
+/// Tells an error on standard error and says what it is.
+pub(crate) fn print(error: &anyhow::Error) -> Outcome {
+    // Nobody is left to tell if standard error is closed.
+    let _ = write!(std::io::stderr().lock(), "{}", text(error));
+    outcome(error)
+}
+
+/// The error, its causes, and the first hint that one of them has.
+fn text(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1) {
+        text += &format!("  caused by: {cause}\n");
+    }
+    if let Some(hint) = error.chain().find_map(hint) {
+        text += &format!("\nhint: {hint}\n");
+    }
+    text
+}
+
+/// The hint of one link of a chain of errors, if it is an error of ours that has one.
+fn hint(link: &(dyn Error + 'static)) -> Option<String> {
+    fn of<E: Error + 'static>(
+        link: &(dyn Error + 'static),
+        hint: fn(&E) -> Option<String>,
+    ) -> Option<String> {
+        link.downcast_ref::<E>().and_then(hint)
+    }
+    of(link, UsageError::hint)
+        .or_else(|| of(link, PlanError::hint))
+        .or_else(|| of(link, TrainError::hint))
+        .or_else(|| of(link, PipelineError::hint))
+        .or_else(|| of(link, DiffusionError::hint))
+        .or_else(|| of(link, WeightsError::hint))
+        .or_else(|| of(link, DataError::hint))
+}
+
+/// Bad input, unless a link of the chain is of a kind that good input can meet too.
+fn outcome(error: &anyhow::Error) -> Outcome {
+    let is_failure = |link: &(dyn Error + 'static)| {
+        matches!(
+            link.downcast_ref::<TrainError>(),
+            Some(TrainError::NonFinite { .. } | TrainError::OptimizerState { .. } | TrainError::Io { .. })
+        ) || matches!(link.downcast_ref::<DataError>(), Some(DataError::Write { .. }))
+            || matches!(
+                link.downcast_ref::<WeightsError>(),
+                Some(WeightsError::Write { .. } | WeightsError::ReadBack { .. })
+            )
+    };
+    let is_ours = |link: &(dyn Error + 'static)| {
+        link.is::<UsageError>()
+            || link.is::<PlanError>()
+            || link.is::<TrainError>()
+            || link.is::<PipelineError>()
+            || link.is::<DiffusionError>()
+            || link.is::<WeightsError>()
+            || link.is::<DataError>()
+    };
+    if error.chain().any(is_failure) || !error.chain().any(is_ours) {
+        Outcome::Failed
+    } else {
+        Outcome::BadInput
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_error_shows_its_causes_and_a_hint() {
+        let error = TrainError::Data(DataError::Empty { dir: "circles".into() });
+        assert_eq!(
+            text(&anyhow::Error::new(error)),
+            "error: cannot read the training data\n  caused by: the data set `circles` is empty\n"
+        );
+        let error = TrainError::Data(DataError::TooFewSamples { requested: 9, available: 3 });
+        let text = text(&anyhow::Error::new(error).context("cannot train"));
+        assert!(
+            text.starts_with(
+                "error: cannot train\n  caused by: cannot read the training data\n  caused by: "
+            ),
+            "{text}"
+        );
+        assert!(text.ends_with("\n\nhint: lower `--max_train_samples` or leave it out\n"), "{text}");
+    }
+
+    #[test]
+    fn bad_input_and_failed_runs_have_different_exit_codes() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let outcome_of = |error: anyhow::Error| outcome(&error);
+        assert_eq!(outcome_of(PlanError::NoDataSource.into()), Outcome::BadInput);
+        assert_eq!(outcome_of(DataError::Empty { dir: "circles".into() }.into()), Outcome::BadInput);
+        assert_eq!(outcome_of(DataError::Write { path: "a".into(), source: full() }.into()), Outcome::Failed);
+        assert_eq!(outcome_of(TrainError::NonFinite { step: 3, loss: f64::NAN }.into()), Outcome::Failed);
+        assert_eq!(outcome_of(anyhow::anyhow!("anything else")), Outcome::Failed);
+    }
+}
