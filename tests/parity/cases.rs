@@ -15,6 +15,9 @@ pub(crate) struct Case {
 }
 
 /// All cases of a kind; at least one must be there, so that a test can never pass by finding nothing.
+///
+/// The fixtures are where they were when the tests were built, or in `PYROGRAPH_FIXTURES`: a bundle for another
+/// machine sets it.
 pub(crate) fn cases(kind: &str) -> Vec<Case> {
     let committed = crate::fixtures().join("parity");
     let extra = std::env::var_os("PYROGRAPH_PARITY_DIR").map(PathBuf::from);
@@ -36,11 +39,20 @@ pub(crate) fn cases(kind: &str) -> Vec<Case> {
     found
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test binary has no other way to be told where its cases are"
+)]
+fn folder_from_env(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from)
+}
+
 impl Case {
     /// Reads a JSON file of the case.
     pub(crate) fn json<T: DeserializeOwned>(&self, file: &str) -> T {
         let path = self.dir.join(file);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
@@ -88,7 +100,12 @@ impl Tensors {
 
 /// Asserts that the largest absolute difference is at most `tolerance` of the expected values' largest
 /// magnitude (of 1 if that is smaller than 1e-6).
-pub(crate) fn assert_close<const D: usize>(what: &str, actual: Tensor<D>, expected: Tensor<D>, tolerance: f64) {
+pub(crate) fn assert_close<const D: usize>(
+    what: &str,
+    actual: Tensor<D>,
+    expected: Tensor<D>,
+    tolerance: f64,
+) {
     assert_eq!(actual.dims(), expected.dims(), "{what}: shape");
     let actual = actual.try_into_vec_as::<f32>().expect("f32");
     let expected = expected.try_into_vec_as::<f32>().expect("f32");
@@ -99,5 +116,8 @@ pub(crate) fn assert_close<const D: usize>(what: &str, actual: Tensor<D>, expect
         .zip(&expected)
         .map(|(left, right)| if left.is_finite() { f64::from((left - right).abs()) } else { f64::INFINITY })
         .fold(0.0, f64::max);
-    assert!(worst <= tolerance * scale, "{what}: off by {worst:.3e}, scale {scale:.3e}, tolerance {tolerance:.0e} of it");
+    assert!(
+        worst <= tolerance * scale,
+        "{what}: off by {worst:.3e}, scale {scale:.3e}, tolerance {tolerance:.0e} of it"
+    );
 }
