@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask <verb>`: everything that is done with this repository, on any system with Rust.
+
+mod check;
+mod ci;
+mod dist;
+mod doc;
+mod parity;
+mod shell;
+mod smoke;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+use crate::shell::Backend;
+
+/// Checks, tests and bundles of Pyrograph.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything a merge needs, cheapest first.
+    Ci,
+    /// Formatting, lints and tidy.
+    Check,
+    /// The rules of the house that no lint knows: crate arrows, features, file sizes.
+    Tidy,
+    /// All tests; on another backend than the CPU, those of the package `tests`.
+    Test {
+        #[arg(long, value_enum, default_value_t = Backend::Cpu)]
+        backend: Backend,
+    },
+    /// Makes fresh parity cases with PyTorch and diffusers, and runs the parity tests over them.
+    ///
+    /// The interpreter is `$PYROGRAPH_PYTHON`, or `python3`; it needs torch, diffusers, transformers and pillow.
+    Parity {
+        /// Draws models and inputs [default: the time].
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// The rustdoc of all crates, without warnings.
+    Doc,
+    /// The README's first command, in an empty folder.
+    Smoke,
+    /// A bundle for a machine without Rust: binary, tests and fixtures in `target/dist/pyrograph-BACKEND.tar`.
+    Dist {
+        #[arg(long, value_enum)]
+        backend: Backend,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().verb {
+        Verb::Ci => ci::ci(),
+        Verb::Check => check::check(),
+        Verb::Tidy => tidy::tidy(),
+        Verb::Test { backend } => test::test(backend),
+        Verb::Parity { seed } => parity::parity(seed),
+        Verb::Doc => doc::doc(),
+        Verb::Smoke => smoke::smoke(),
+        Verb::Dist { backend } => dist::dist(backend),
+    }
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask ci`: everything a merge needs, cheapest first.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::check::{clippy, fmt};
+use crate::doc::doc;
+use crate::shell::{Backend, cargo, run};
+use crate::smoke::smoke;
+use crate::test::test;
+use crate::tidy::tidy;
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 8] = [
+    ("fmt", fmt),
+    ("tidy", tidy),
+    ("clippy", clippy),
+    ("test", || test(Backend::Cpu)),
+    ("doc", doc),
+    ("check wgpu", || check_backend(Backend::Wgpu)),
+    ("check cuda", || check_backend(Backend::Cuda)),
+    ("smoke", smoke),
+];
+
+pub(crate) fn ci() -> Result<()> {
+    let mut times = Vec::new();
+    for (name, step) in STEPS {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        let result = step();
+        times.push((name, start.elapsed()));
+        if result.is_err() {
+            summarise(&times);
+        }
+        result.with_context(|| format!("step `{name}`"))?;
+    }
+    summarise(&times);
+    eprintln!("all {} steps passed", STEPS.len());
+    Ok(())
+}
+
+fn check_backend(backend: Backend) -> Result<()> {
+    run(cargo("check --release --package pyrograph --no-default-features --features").arg(backend.feature()))
+}
+
+fn summarise(times: &[(&str, Duration)]) {
+    eprintln!();
+    let total = times.iter().map(|(_, time)| *time).sum();
+    for (name, time) in times.iter().copied().chain([("total", total)]) {
+        eprintln!("{name:<12}{:>8.1} s", time.as_secs_f64());
+    }
+}
