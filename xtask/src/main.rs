@@ -1,5 +1,7 @@
 //! `cargo xtask <verb>`: everything that is done with this repository, on any system with Rust.
 
+#![expect(clippy::disallowed_methods, reason = "only libraries are forbidden to read the environment")]
+
 mod check;
 mod ci;
 mod dist;
