@@ -53,7 +53,7 @@ pub enum DiffusionError {
     /// `steps_offset` moves a timestep past the end of the schedule.
     #[error(
         "`steps_offset` = {steps_offset} with {n_steps} steps asks for timestep {timestep}, \
-         but the last one is {last_timestep}; use fewer steps"
+         but the last one is {last_timestep}"
     )]
     TimestepOutOfRange {
         /// The largest timestep that the spacing gives.
@@ -79,11 +79,26 @@ pub enum DiffusionError {
 
     /// With zero terminal SNR, a noise prediction at the last timestep says nothing about the image.
     #[error(
-        "timestep {timestep} is pure noise (`rescale_betas_zero_snr`), which `prediction_type` = `epsilon` \
-         cannot start from; use `v_prediction` or `timestep_spacing` = `leading`"
+        "timestep {timestep} is pure noise, which a model with `prediction_type` = `epsilon` cannot start from"
     )]
     NoSignal {
         /// The timestep without signal.
         timestep: usize,
     },
+}
+
+impl DiffusionError {
+    /// What the user can do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TimestepOutOfRange { .. } | Self::NoiseDoesNotFall { .. } => {
+                Some("use fewer steps".to_owned())
+            }
+            Self::NoSignal { .. } => {
+                Some("set `timestep_spacing` to `leading`, which leaves out the last timestep".to_owned())
+            }
+            _ => None,
+        }
+    }
 }

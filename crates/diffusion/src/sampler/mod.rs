@@ -61,7 +61,7 @@ pub enum Sampler {
     /// DDIM without fresh noise.
     Ddim(Ddim),
     /// UniPC.
-    UniPc(UniPc),
+    UniPc(Box<UniPc>),
 }
 
 impl Sampler {
@@ -76,7 +76,7 @@ impl Sampler {
     ) -> Result<Self, DiffusionError> {
         Ok(match kind {
             SamplerKind::Ddim => Self::Ddim(Ddim::new(&DdimConfig::try_from(json)?, n_steps)?),
-            SamplerKind::UniPc => Self::UniPc(UniPc::new(&UniPcConfig::try_from(json)?, n_steps)?),
+            SamplerKind::UniPc => Self::UniPc(Box::new(UniPc::new(&UniPcConfig::try_from(json)?, n_steps)?)),
         })
     }
 

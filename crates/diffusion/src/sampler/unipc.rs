@@ -14,7 +14,7 @@ use crate::schedule::{NoiseLevel, NoiseSchedule};
 /// `alpha^2` instead of 0 at the last timestep of a schedule with zero terminal SNR, so that sigma is finite.
 ///
 /// Source: diffusers 0.42 `UniPCMultistepScheduler.__init__`.
-const LEAST_ALPHA_CUMPROD: f64 = 1.0 / (1 << 24) as f64;
+const ZERO_SNR_ALPHA_CUMPROD: f64 = 1.0 / (1 << 24) as f64;
 
 /// Unified predictor-corrector, for a fixed number of steps.
 ///
@@ -69,7 +69,10 @@ impl UniPc {
         .timesteps()?;
 
         let sigma_at = |timestep: usize| {
-            let alpha_cumprod = schedule.alphas_cumprod()[timestep].max(LEAST_ALPHA_CUMPROD);
+            let alpha_cumprod = match schedule.alphas_cumprod()[timestep] {
+                0.0 => ZERO_SNR_ALPHA_CUMPROD,
+                alpha_cumprod => alpha_cumprod,
+            };
             round_to_f32(round_to_f32(round_to_f32(1.0 - alpha_cumprod) / alpha_cumprod).sqrt())
         };
         let final_sigma = match config.final_sigma {
@@ -238,10 +241,12 @@ fn solve_vandermonde(ratios: &[f64], moments: &[f64]) -> Vec<f64> {
         }
     }
     for pivot in 0..size {
-        for row in pivot + 1..size {
-            let factor = rows[row][pivot] / rows[pivot][pivot];
-            for column in pivot..=size {
-                rows[row][column] -= factor * rows[pivot][column];
+        let (done, below) = rows.split_at_mut(pivot + 1);
+        let pivot_row = &done[pivot];
+        for row in below {
+            let factor = row[pivot] / pivot_row[pivot];
+            for (entry, pivot_entry) in row.iter_mut().zip(pivot_row) {
+                *entry -= factor * pivot_entry;
             }
         }
     }
