@@ -374,6 +374,18 @@ mod tests {
     }
 
     #[test]
+    fn every_preset_of_the_repository_can_be_planned() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let presets: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!presets.is_empty());
+        for preset in presets {
+            let config = TrainConfig::read(&preset).unwrap_or_else(|error| panic!("{error:?}"));
+            crate::TrainPlan::try_from(config)
+                .unwrap_or_else(|error| panic!("{}: {error}", preset.display()));
+        }
+    }
+
+    #[test]
     fn a_misspelt_or_misplaced_key_names_the_right_one() {
         check_hint(
             "[optimizer]\nlerning_rate = 1e-5",
