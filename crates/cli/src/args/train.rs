@@ -323,3 +323,101 @@ impl ValidationArgs {
         set(&mut validation.validation_steps, &self.validation_steps);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::Write;
+
+    use tempfile::NamedTempFile;
+
+    use super::super::{Command, parse};
+    use super::*;
+
+    fn train(argv: &[&str]) -> Box<TrainArgs> {
+        let argv = ["pyrograph", "train"].iter().chain(argv).map(OsString::from);
+        match parse(argv).unwrap_or_else(|error| panic!("{error}")).command {
+            Command::Train(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The config of a preset's text and flags.
+    fn config(preset: &str, argv: &[&str]) -> TrainConfig {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(preset.as_bytes()).unwrap();
+        train(&[&[file.path().to_str().unwrap()], argv].concat()).config().unwrap()
+    }
+
+    #[test]
+    fn a_command_pasted_from_the_reference_guide_is_understood() {
+        let args = train(&[
+            "--pretrained_model_name_or_path=sd15",
+            "--train_data_dir=circles",
+            "--output_dir=out",
+            "--resolution=512",
+            "--learning_rate=1e-5",
+            "--validation_image",
+            "a.png",
+            "b.png",
+            "--validation_prompt",
+            "red circle with blue background",
+            "cyan circle with brown floral background",
+            "--train_batch_size=1",
+            "--gradient_accumulation_steps=4",
+            "--gradient_checkpointing",
+            "--set_grads_to_none",
+            "--mixed_precision",
+            "no",
+        ]);
+        args.check().unwrap();
+        let config = args.config().unwrap();
+        assert_eq!(config.model.pretrained_model_name_or_path, Some("sd15".into()));
+        assert_eq!(config.optimizer.learning_rate, 1e-5);
+        assert_eq!(config.optimizer.gradient_accumulation_steps.get(), 4);
+        assert_eq!(config.data.train_batch_size.get(), 1);
+        assert_eq!(config.validation.validation_image, [PathBuf::from("a.png"), PathBuf::from("b.png")]);
+        assert_eq!(config.validation.validation_prompt[1], "cyan circle with brown floral background");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_preset_and_that_over_the_default() {
+        let preset = "[optimizer]\nlearning_rate = 2e-5\nmax_grad_norm = 3.0\nscale_lr = true";
+        let optimizer = config(preset, &["--learning-rate=1e-4", "--scale-lr=false"]).optimizer;
+        assert_eq!(optimizer.learning_rate, 1e-4);
+        assert_eq!(optimizer.max_grad_norm, 3.0);
+        assert!(!optimizer.scale_lr);
+        assert_eq!(optimizer.adam_beta1, 0.9);
+    }
+
+    #[test]
+    fn no_flag_leaves_every_setting_of_a_preset() {
+        let mut full = TrainConfig::default();
+        full.data.resolution = 64;
+        full.data.image_interpolation_mode = Interpolation::Lanczos;
+        full.schedule.lr_scheduler = LrScheduler::Cosine;
+        full.checkpoint.resume_from_checkpoint = Some("latest".into());
+        full.run.seed = 7;
+        assert_eq!(config(&full.to_toml().unwrap(), &[]), full);
+    }
+
+    #[test]
+    fn a_flag_replaces_what_would_override_it_in_the_preset() {
+        let preset = "[schedule]\nmax_train_steps = 9\n[data]\ntrain_data_dir = 'old'";
+        let changed = config(preset, &["--num-train-epochs=2", "--dataset-name=new"]);
+        assert_eq!(changed.schedule.max_train_steps, None);
+        assert_eq!(changed.data.train_data_dir, None);
+        assert_eq!(changed.data.dataset_name, Some("new".into()));
+    }
+
+    #[test]
+    fn a_misspelt_flag_or_value_is_refused_with_the_nearest() {
+        let refused = |argv: &[&str]| {
+            let argv = ["pyrograph", "train"].iter().chain(argv).map(OsString::from);
+            parse(argv).expect_err("it is misspelt").to_string()
+        };
+        assert!(refused(&["--lerning-rate=1"]).contains("--learning-rate"));
+        assert!(refused(&["--lr-scheduler=cosin"]).contains("cosine"));
+        assert!(refused(&["--train-batch-size=0"]).contains("zero"));
+    }
+}
