@@ -10,6 +10,7 @@ mod progress;
 mod report;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -48,6 +49,7 @@ fn log_to_stderr(output: &OutputArgs) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time();
     // A second call in the same process keeps the first one's subscriber.

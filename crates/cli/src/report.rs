@@ -44,7 +44,8 @@ pub(crate) fn print(error: &anyhow::Error) -> Outcome {
 fn text(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}\n");
     for cause in error.chain().skip(1) {
-        text += &format!("  caused by: {cause}\n");
+        // A TOML error ends with a line break of its own.
+        text += &format!("  caused by: {}\n", cause.to_string().trim_end());
     }
     if let Some(hint) = error.chain().find_map(hint) {
         text += &format!("\nhint: {hint}\n");

@@ -22,12 +22,11 @@ Exit codes:
   0  done
   1  the run failed
   2  a wrong flag, preset, data set, model or checkpoint
-  3  stopped on request, after a checkpoint to resume from was written
 
 Examples:
   pyrograph data circles --count 500 --size 128 circles
   pyrograph init-base --preset tiny tiny-sd
-  pyrograph train --pretrained_model_name_or_path=tiny-sd --train_data_dir=circles --resolution=128 --output_dir=out
+  pyrograph train configs/circles-tiny.toml --output-dir out
   pyrograph inspect out";
 
 /// Train ControlNets for Stable Diffusion, without Python.

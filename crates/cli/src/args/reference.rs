@@ -35,34 +35,49 @@ impl UsageError {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Accepted from the reference scripts, without effect or only with one value")]
 pub(crate) struct ReferenceArgs {
+    /// No effect.
     #[arg(long, hide_short_help = true)]
     gradient_checkpointing: bool,
+    /// No effect.
     #[arg(long, hide_short_help = true)]
     enable_xformers_memory_efficient_attention: bool,
+    /// No effect.
     #[arg(long, hide_short_help = true)]
     set_grads_to_none: bool,
+    /// No effect.
     #[arg(long, hide_short_help = true)]
     allow_tf32: bool,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     cache_dir: Option<String>,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     logging_dir: Option<String>,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     tracker_project_name: Option<String>,
+    /// Only tensorboard is accepted, without effect: metrics are in `metrics.jsonl`.
     #[arg(long, hide_short_help = true, value_name = "tensorboard")]
     report_to: Option<String>,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     revision: Option<String>,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "TOKEN")]
     hub_token: Option<String>,
+    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     hub_model_id: Option<String>,
+    /// Only no is accepted: training is in 32-bit floats.
     #[arg(long, hide_short_help = true, value_name = "no")]
     mixed_precision: Option<String>,
+    /// Not supported.
     #[arg(long, hide_short_help = true)]
     use_8bit_adam: bool,
+    /// Not supported.
     #[arg(long, hide_short_help = true)]
     push_to_hub: bool,
+    /// Not supported.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     dataset_config_name: Option<String>,
 }

@@ -12,15 +12,15 @@ use pyrograph_train::{LrScheduler, PlanError, StepRules, TrainConfig};
 use super::choice::choice;
 use super::reference::{ReferenceArgs, UsageError};
 
-const AFTER_HELP: &str = "\
-A flag wins over the preset, the preset over the default. A preset's keys have the names of the flags, with
-underscores; --print-config shows them all.
+const AFTER_HELP: &str = r#"A flag wins over the preset, the preset over the default. A preset's keys have the names of the
+flags, with underscores; --print-config shows them all.
 
 Examples:
   pyrograph train configs/circles-tiny.toml --output-dir out
-  pyrograph train --pretrained_model_name_or_path=sd15 --train_data_dir=circles --output_dir=out --resolution=512 \\
-    --learning_rate=1e-5 --train_batch_size=1 --gradient_accumulation_steps=4 \\
-    --validation_image a.png b.png --validation_prompt \"red circle with blue background\" \"cyan circle\"";
+  pyrograph train --pretrained_model_name_or_path=sd15 --train_data_dir=circles \
+    --output_dir=out --resolution=512 --learning_rate=1e-5 \
+    --train_batch_size=1 --gradient_accumulation_steps=4 \
+    --validation_image a.png b.png --validation_prompt "red circle" "cyan circle""#;
 
 /// Train a ControlNet.
 #[derive(Debug, Args)]
