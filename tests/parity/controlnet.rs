@@ -2,6 +2,7 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_train::{AdamW, AdamWConfig, Gradients, mse};
 use pyrograph_unet::{
@@ -150,9 +151,10 @@ fn flattened(tensors: &Tensors, name: &str, rank: usize, device: &Device) -> Ten
     if rank == 2 {
         tensors.float::<2>(name, device).transpose().flatten(0, 1)
     } else {
-        let data = tensors.0.get(name).unwrap_or_else(|| panic!("no tensor `{name}`")).clone();
-        let size = data.num_elements();
-        Tensor::from_data(data.reshape([size]), device)
+        let data = tensors.0.get(name).unwrap_or_else(|| panic!("no tensor `{name}`"));
+        let values = data.try_to_vec::<f32>().expect("f32");
+        let size = values.len();
+        Tensor::from_data(TensorData::new(values, [size]), device)
     }
 }
 

@@ -58,13 +58,16 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
 
 def make(out: Path, seed: int) -> None:
     torch.set_num_threads(1)
-    bases = [("sd1-like", SD1_LIKE, PNDMScheduler(**SD15_SCHEDULER), 2), ("zero-snr", LINEAR_ODD, DDIMScheduler(**ZERO_SNR_SCHEDULER), 5)]
-    for idx, (name, config, scheduler, heads) in enumerate(bases):
+    bases = [
+        ("sd1-like", SD1_LIKE, PNDMScheduler, SD15_SCHEDULER),
+        ("zero-snr", LINEAR_ODD, DDIMScheduler, ZERO_SNR_SCHEDULER),
+    ]
+    for idx, (name, config, scheduler_class, settings) in enumerate(bases):
         torch.manual_seed(2000 * seed + idx)
-        make_case(out, name, config, scheduler, heads)
+        make_case(out, name, config, scheduler_class, settings)
 
 
-def make_case(out: Path, name: str, config: dict, scheduler, heads: int) -> None:
+def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_settings: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         clip_tokenizer = tokenizer(Path(folder))
     text_encoder = CLIPTextModel(
@@ -95,16 +98,25 @@ def make_case(out: Path, name: str, config: dict, scheduler, heads: int) -> None
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 6, 8, 8)).eval()
     randomise(controlnet)
 
-    parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=clip_tokenizer, unet=unet, scheduler=scheduler)
+    folder = out / "generate" / name
+    parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=clip_tokenizer, unet=unet)
+    parts["scheduler"] = scheduler_class(**scheduler_settings)
     parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    StableDiffusionPipeline(**parts).save_pretrained(folder / "base")
+    controlnet.save_pretrained(folder / "controlnet")
+    # As on the Hub, the file holds only what was chosen: `from_config` treats a missing key unlike its default.
+    chosen = {"_class_name": scheduler_class.__name__, **scheduler_settings}
+    (folder / "base/scheduler/scheduler_config.json").write_text(json.dumps(chosen, indent=2) + "\n")
+    parts["scheduler"] = scheduler_class.from_pretrained(folder / "base/scheduler")
+
     hint = Image.fromarray(np.asarray(torch.randint(0, 256, (HEIGHT, WIDTH, 3)), dtype=np.uint8))
     latents = torch.randn(1, 4, HEIGHT // 8, WIDTH // 8)
     prompt = "Red circle, with a Blue background"
 
     expected, runs = {}, []
-    for sampler, scheduler_class in (("unipc", UniPCMultistepScheduler), ("ddim", DDIMScheduler)):
+    for sampler, sampler_class in (("unipc", UniPCMultistepScheduler), ("ddim", DDIMScheduler)):
         pipe = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
-        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+        pipe.scheduler = sampler_class.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
         for guidance_scale in (1.0, 7.5):
             for conditioning_scale, guess in ((0.5, False), (1.0, False), (1.0, True)):
@@ -129,7 +141,7 @@ def make_case(out: Path, name: str, config: dict, scheduler, heads: int) -> None
                         guess=guess,
                     )
                 )
-    folder = case.write(
+    case.write(
         out,
         "generate",
         name,
@@ -138,5 +150,3 @@ def make_case(out: Path, name: str, config: dict, scheduler, heads: int) -> None
         expected=expected,
     )
     hint.save(folder / "hint.png")
-    StableDiffusionPipeline(**parts).save_pretrained(folder / "base")
-    controlnet.save_pretrained(folder / "controlnet")

@@ -59,6 +59,9 @@ def make(out: Path, seed: int) -> None:
         controlnet.register_to_config(**extra)
         randomise(controlnet)
 
+        # Training changes the parameters in place.
+        controlnet_before = {key: value.clone() for key, value in controlnet.state_dict().items()}
+
         scale = 2 ** (len(hint_channels) - 1)
         noisy_latents = torch.randn(batch, 4, *size)
         timesteps = torch.randint(0, 1000, (batch,))
@@ -94,7 +97,7 @@ def make(out: Path, seed: int) -> None:
             unet_config=config_of(unet),
             unet=unet.state_dict(),
             controlnet_config=config_of(controlnet),
-            controlnet=controlnet.state_dict(),
+            controlnet=controlnet_before,
             inputs=inputs,
             expected=expected,
             **blocks(unet, noisy_latents, timesteps, context),

@@ -5,6 +5,7 @@ mod step;
 
 use std::path::{Path, PathBuf};
 
+use pyrograph_data::{Circles, Side, generate_circles};
 use pyrograph_train::{TrainConfig, TrainPlan};
 
 /// The tiny base folder of a parity case.
@@ -15,7 +16,12 @@ pub(crate) fn base() -> PathBuf {
 /// Five pairs of generated circles, 32 px.
 pub(crate) fn circles(dir: &Path) -> PathBuf {
     let out = dir.join("circles");
-    pyrograph_data::generate_circles(&pyrograph_data::Circles { count: 5, side: 32, seed: 3 }, &out).expect("circles");
+    let circles = Circles {
+        count: 5.try_into().expect("not zero"),
+        side: Side::try_from(32).expect("a multiple of 8"),
+        seed: 3,
+    };
+    generate_circles(&circles, &out).expect("circles");
     out
 }
 

@@ -77,13 +77,14 @@ fn values<M: Module>(module: &M) -> BTreeMap<String, TensorData> {
 #[test]
 fn a_fresh_controlnet_changes_nothing() {
     let Setup { bundle, controlnet, noisy_latents, context, hint } = Setup::new();
-    let residuals = controlnet.forward(noisy_latents.clone(), &TIMESTEPS, &context, hint);
+    // Without autodiff on both sides: attention on an autodiff device sums in another order.
+    let residuals = controlnet.valid().forward(noisy_latents.clone(), &TIMESTEPS, &context, hint);
     for residual in residuals.down.iter().chain([&residuals.mid]) {
         assert_eq!(residual.clone().abs().max().into_scalar::<f32>(), 0.0, "every residual is exactly zero");
     }
     let plain = bundle.unet.forward(noisy_latents.clone(), &TIMESTEPS, &context, None);
     let controlled = bundle.unet.forward(noisy_latents, &TIMESTEPS, &context, Some(residuals));
-    assert_eq!(plain.into_data(), controlled.inner().into_data(), "bit for bit");
+    assert_eq!(plain.into_data(), controlled.into_data(), "bit for bit");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The parts of a Stable Diffusion model, loaded from diffusers' folder; the one place where modules and files meet.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use burn::prelude::*;
@@ -8,7 +9,7 @@ use pyrograph_diffusion::SchedulerJson;
 use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
-use pyrograph_weights::{ComponentDir, LoadOptions, PipelineFolder, Renames, SaveOptions, read_config, save, write_config};
+use pyrograph_weights::{ComponentDir, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config};
 
 use crate::error::PipelineError;
 
@@ -78,6 +79,7 @@ impl Bundle {
         let json: ClipTextJson = dir.config().map_err(weights("text encoder"))?;
         let text_config = ClipTextConfig::try_from(json).map_err(config("text encoder"))?;
         let load = LoadOptions {
+            renames: Renames::new(pyrograph_text::RENAMES),
             optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),
             ignore: pyrograph_text::IGNORED,
             variant,
@@ -90,8 +92,11 @@ impl Bundle {
             None => folder.component_path("tokenizer").map_err(weights("tokenizer"))?,
         };
         let tokenizer = ClipTokenizer::from_dir(&tokenizer).map_err(PipelineError::Tokenizer)?;
+        tokenizer.check_fits(&text_config).map_err(PipelineError::Tokenizer)?;
         let scheduler = folder.component_path("scheduler").map_err(weights("scheduler"))?;
-        let scheduler = read_config(&scheduler, "scheduler_config.json").map_err(weights("scheduler"))?;
+        let path = scheduler.join("scheduler_config.json");
+        let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
+        let scheduler = scheduler.parse().map_err(PipelineError::Scheduler)?;
 
         let pairs = [
             ("UNet", "VAE", "latent channels", unet_config.in_channels, vae_config.latent_channels),

@@ -1,5 +1,7 @@
 //! What can go wrong between a folder and a picture.
 
+use std::path::PathBuf;
+
 use pyrograph_diffusion::DiffusionError;
 use pyrograph_text::TextError;
 use pyrograph_weights::WeightsError;
@@ -46,6 +48,21 @@ pub enum PipelineError {
         /// In the other.
         right_value: String,
     },
+    /// A folder to write a model into that holds something already.
+    #[error("`{}` is not empty", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder or file that cannot be read or written.
+    #[error("cannot access `{}`", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Latents of another size than the picture needs.
     #[error("the latents have shape {found:?}, but this hint needs {expected:?}")]
     LatentsShape {
@@ -65,8 +82,13 @@ impl PipelineError {
             Self::Config { .. } => {
                 Some("this version trains and runs Stable Diffusion 1.x models in diffusers' layout".to_owned())
             }
-            Self::Tokenizer(source) => source.hint(),
-            Self::Scheduler(source) => source.hint(),
+            Self::Tokenizer(_) => Some("the tokenizer and the text encoder must come from the same model".to_owned()),
+            Self::Scheduler(DiffusionError::StepCount { .. }) => {
+                Some("choose another number of inference steps".to_owned())
+            }
+            Self::Scheduler(_) => Some("look at scheduler/scheduler_config.json in the base folder".to_owned()),
+            Self::NotEmpty { .. } => Some("name a folder that does not exist yet".to_owned()),
+            Self::Io { .. } => None,
             Self::Mismatch { right: "ControlNet", .. } => {
                 Some("use a ControlNet that was trained for this base model".to_owned())
             }

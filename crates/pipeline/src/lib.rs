@@ -3,11 +3,13 @@
 mod bundle;
 mod error;
 mod generate;
+mod init_base;
 mod noise;
 
 pub use bundle::{Bundle, BundleOptions, load_controlnet, save_controlnet};
 pub use error::PipelineError;
 pub use generate::{Request, generate};
+pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use pyrograph_diffusion::SamplerKind;
 pub use pyrograph_unet::ControlMode;

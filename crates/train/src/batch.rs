@@ -9,7 +9,7 @@ use crate::encode::Encoder;
 
 /// One micro-batch on the device, without autodiff.
 #[derive(Debug, Clone)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// Mean and logarithm of the variance of the images' latents, `[batch, 2 * latent_channels, height, width]`.
     pub moments: Tensor<4>,
     /// Hints in [0, 1], `[batch, 3, side, side]`.
@@ -25,7 +25,7 @@ impl Batch {
     ///
     /// The caption, and whether it is dropped, are drawn anew for each step.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         host: HostBatch,
         dataset: &Dataset,
         bundle: &Bundle,
@@ -58,7 +58,7 @@ impl Batch {
 
 /// What decides a sample's caption at a step.
 #[derive(Debug, Clone, Copy)]
-pub struct CaptionDraw {
+pub(crate) struct CaptionDraw {
     /// The run's seed.
     pub seed: u64,
     /// Micro-batches made before this one.

@@ -37,7 +37,7 @@ pub struct Position {
 
 /// What must be the same for a resumed run to continue the one it resumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity(pub BTreeMap<String, String>);
+pub(crate) struct Identity(pub BTreeMap<String, String>);
 
 impl Identity {
     /// The first setting that differs.

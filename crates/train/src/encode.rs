@@ -12,7 +12,7 @@ use pyrograph_pipeline::Bundle;
 /// Samples are encoded one by one: in a batch the same image could come out with other last bits, and a resumed
 /// run batches the first encoding differently.
 #[derive(Debug)]
-pub struct Encoder {
+pub(crate) struct Encoder {
     device: Device,
     moments: Memory<usize, 4>,
     prompts: Memory<String, 3>,
@@ -21,13 +21,13 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder that keeps at most `memory_bytes` of each, on the host.
     #[must_use]
-    pub fn new(memory_bytes: usize, device: Device) -> Self {
+    pub(crate) fn new(memory_bytes: usize, device: Device) -> Self {
         Self { device, moments: Memory::new(memory_bytes), prompts: Memory::new(memory_bytes) }
     }
 
     /// Where it computes.
     #[must_use]
-    pub fn device(&self) -> &Device {
+    pub(crate) fn device(&self) -> &Device {
         &self.device
     }
 
@@ -36,7 +36,7 @@ impl Encoder {
     /// # Shapes
     /// - image_signed: `3 * side * side` numbers in [-1, 1]
     /// - output: `[1, 2 * latent_channels, height, width]`
-    pub fn moments(&mut self, bundle: &Bundle, sample_idx: usize, image_signed: &[f32], side: usize) -> Tensor<4> {
+    pub(crate) fn moments(&mut self, bundle: &Bundle, sample_idx: usize, image_signed: &[f32], side: usize) -> Tensor<4> {
         let device = &self.device;
         self.moments.get_or_compute(sample_idx, device, || {
             let data = TensorData::new(image_signed.to_vec(), [1, 3, side, side]);
@@ -48,7 +48,7 @@ impl Encoder {
     ///
     /// # Shapes
     /// - output: `[1, tokens, context_dim]`
-    pub fn prompt(&mut self, bundle: &Bundle, caption: &str) -> Tensor<3> {
+    pub(crate) fn prompt(&mut self, bundle: &Bundle, caption: &str) -> Tensor<3> {
         let device = &self.device;
         self.prompts.get_or_compute(caption.to_owned(), device, || bundle.encode_prompts(&[caption], device))
     }

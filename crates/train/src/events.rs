@@ -94,6 +94,6 @@ impl Observer for () {
 
 /// Where a validation's grid is kept, for an output folder and a step.
 #[must_use]
-pub fn validation_dir(output_dir: &Path, step: u64) -> PathBuf {
+pub(crate) fn validation_dir(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join("validation").join(format!("step-{step:06}"))
 }

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 
 /// Which random numbers a micro-batch draws.
 #[derive(Debug, Clone, Copy)]
-pub struct Draw {
+pub(crate) struct Draw {
     /// The run's seed.
     pub seed: u64,
     /// Micro-batches made before this one.
@@ -28,7 +28,7 @@ pub struct Draw {
 ///
 /// Source: diffusers `examples/controlnet/train_controlnet.py` (0.42); Zhang et al. 2023, eq. 5.
 #[must_use]
-pub fn control_loss(
+pub(crate) fn control_loss(
     bundle: &Bundle,
     schedule: &NoiseSchedule,
     controlnet: &ControlNet,
