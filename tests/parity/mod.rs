@@ -5,3 +5,4 @@
 //! folder with a `case.json` and safetensors files, written by `tests/reference/make_goldens.py`.
 
 mod cases;
+mod diffusion;
