@@ -15,9 +15,6 @@ pub(crate) struct Case {
 }
 
 /// All cases of a kind; at least one must be there, so that a test can never pass by finding nothing.
-///
-/// The fixtures are where they were when the tests were built, or in `PYROGRAPH_FIXTURES`: a bundle for another
-/// machine sets it.
 pub(crate) fn cases(kind: &str) -> Vec<Case> {
     let committed = crate::fixtures().join("parity");
     let extra = std::env::var_os("PYROGRAPH_PARITY_DIR").map(PathBuf::from);
@@ -37,14 +34,6 @@ pub(crate) fn cases(kind: &str) -> Vec<Case> {
     assert!(!found.is_empty(), "no parity case of kind `{kind}`");
     found.sort_by(|left, right| left.dir.cmp(&right.dir));
     found
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test binary has no other way to be told where its cases are"
-)]
-fn folder_from_env(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).map(PathBuf::from)
 }
 
 impl Case {
