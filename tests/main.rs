@@ -1,5 +1,11 @@
 //! The one integration-test binary: parity with diffusers, training, the command line, resuming and faults.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests are told by variables where cases are, and their helpers fail by panicking"
+)]
+
 mod parity;
 mod train;
 
