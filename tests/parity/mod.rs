@@ -5,4 +5,10 @@
 //! folder with a `case.json` and safetensors files, written by `tests/reference/make_goldens.py`.
 
 mod cases;
+mod contract;
+mod controlnet;
 mod diffusion;
+mod generate;
+mod lr;
+mod text;
+mod vae;

@@ -15,7 +15,7 @@ const MODEL_TYPE: &str = "clip_text_model";
 #[serde(default)]
 #[expect(missing_docs, reason = "the fields are documented by transformers")]
 pub struct ClipTextJson {
-    pub architectures: Vec<String>,
+    pub architectures: Option<Vec<String>>,
     pub model_type: String,
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -36,7 +36,7 @@ pub struct ClipTextJson {
 impl Default for ClipTextJson {
     fn default() -> Self {
         Self {
-            architectures: vec!["CLIPTextModel".to_owned()],
+            architectures: Some(vec!["CLIPTextModel".to_owned()]),
             model_type: MODEL_TYPE.to_owned(),
             vocab_size: 49408,
             hidden_size: 512,

@@ -72,7 +72,7 @@ mod tests {
         let moments = Tensor::<4>::from_floats([[[[1.5]], [[-2.0]], [[99.0]], [[-99.0]]]], &Device::flex());
         let posterior = DiagonalGaussian::from_moments(moments);
         let clamped = posterior.moments().into_data();
-        assert_eq!(clamped.clone().into_vec::<f32>().unwrap(), [1.5, -2.0, 20.0, -30.0]);
+        assert_eq!(clamped.clone().try_into_vec::<f32>().unwrap(), [1.5, -2.0, 20.0, -30.0]);
         assert_eq!(DiagonalGaussian::from_moments(posterior.moments()).moments().into_data(), clamped);
     }
 

@@ -1,0 +1,59 @@
+//! AutoencoderKL against diffusers.
+
+use burn::prelude::*;
+use pyrograph::backend;
+use pyrograph_vae::{AutoencoderKl, DiagonalGaussian, LEGACY_ALIASES, RENAMES, VaeConfig, VaeJson};
+use pyrograph_weights::{LoadOptions, Renames, load};
+use serde_json::Value;
+
+use super::cases::{Case, assert_close, cases};
+
+fn load_vae(case: &Case, file: &str, device: &Device) -> AutoencoderKl {
+    let config = VaeConfig::try_from(case.json::<VaeJson>("config.json")).expect("an autoencoder's config");
+    let renames = Renames::new(RENAMES);
+    let options = LoadOptions { renames, aliases: LEGACY_ALIASES, ..LoadOptions::default() };
+    load(config.init(device), &case.dir.join(file), &options)
+        .unwrap_or_else(|error| panic!("{}: {file}: {error}", case.name))
+}
+
+#[test]
+fn encoder_decoder_and_draws_equal_those_of_diffusers() {
+    let device = backend::device();
+    for case in cases("vae") {
+        let vae = load_vae(&case, "weights.safetensors", &device);
+        let inputs = case.tensors("inputs.safetensors");
+        let expected = case.tensors("expected.safetensors");
+        let image = inputs.float::<4>("image", &device);
+        let posterior = vae.encode(image.clone());
+        let sample = posterior.sample(inputs.float("noise", &device));
+        let expected_sample = expected.float::<4>("sample", &device);
+        for (part, actual) in [
+            ("encoder", vae.encoder().forward(image)),
+            ("moments", posterior.moments()),
+            ("sample", sample.clone()),
+            ("latents", vae.scale(sample)),
+            ("decoder", vae.decoder().forward(expected_sample.clone())),
+            ("decoded", vae.decode(expected_sample)),
+        ] {
+            assert_close(&format!("{}: {part}", case.name), actual, expected.float::<4>(part, &device), 1e-4);
+        }
+        let again = DiagonalGaussian::from_moments(posterior.moments());
+        assert_eq!(again.moments().into_data(), posterior.moments().into_data(), "{}: moments", case.name);
+    }
+}
+
+#[test]
+fn files_with_the_old_attention_names_load_to_the_same_model() {
+    let device = backend::device();
+    let mut n_checked = 0;
+    for case in cases("vae") {
+        if case.json::<Value>("case.json")["legacy_names"] == true {
+            let sample = case.tensors("expected.safetensors").float::<4>("sample", &device);
+            let [old, new] = ["legacy.safetensors", "weights.safetensors"]
+                .map(|file| load_vae(&case, file, &device).decode(sample.clone()).into_data());
+            assert_eq!(old, new, "{}", case.name);
+            n_checked += 1;
+        }
+    }
+    assert!(n_checked > 0, "no case with old names");
+}
