@@ -100,8 +100,7 @@ mod tests {
         let encode = |ids: [i64; 4]| {
             let states =
                 model.forward(Tensor::<1, Int>::from_ints(ids, &device).unsqueeze()).last_hidden_state;
-            let difference_free = states.clone().narrow(1, 0, 3).into_data();
-            (difference_free, states.narrow(1, 3, 1).into_data())
+            (states.clone().narrow(1, 0, 3).into_data(), states.narrow(1, 3, 1).into_data())
         };
         let (before, last) = encode([3, 1, 4, 1]);
         let (before_other, last_other) = encode([3, 1, 4, 19]);

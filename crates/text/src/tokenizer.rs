@@ -260,12 +260,7 @@ mod tests {
         let vocab_size = usize::try_from(tokenizer.eos_id).unwrap() + 1;
         let fitting = ClipTextConfig { vocab_size, max_tokens: 6, ..ClipTextConfig::clip_l() };
         assert!(tokenizer.check_fits(&fitting).is_ok());
-        let short = ClipTextConfig { max_tokens: 5, ..fitting.clone() };
-        assert!(matches!(
-            tokenizer.check_fits(&short),
-            Err(TextError::TooManyTokens { found: 6, supported: 5 })
-        ));
-        let ignorant = ClipTextConfig { vocab_size: vocab_size - 1, ..fitting.clone() };
+        let ignorant = ClipTextConfig { vocab_size: vocab_size - 1, ..fitting };
         assert!(matches!(tokenizer.check_fits(&ignorant), Err(TextError::VocabularyTooLarge { .. })));
         let short = ClipTextConfig { max_tokens: 5, ..fitting };
         assert!(matches!(
