@@ -37,6 +37,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => commands::inspect(args, &cli.output),
         Command::InitBase(args) => commands::init_base(args),
         Command::Data(args) => commands::data(args),
+        Command::Demo(args) => commands::demo(args, &cli.output),
     };
     match result {
         Ok(()) => Outcome::Done.into(),

@@ -83,10 +83,7 @@ impl PipelineError {
                 Some("this version trains and runs Stable Diffusion 1.x models in diffusers' layout".to_owned())
             }
             Self::Tokenizer(_) => Some("the tokenizer and the text encoder must come from the same model".to_owned()),
-            Self::Scheduler(DiffusionError::StepCount { .. }) => {
-                Some("choose another number of inference steps".to_owned())
-            }
-            Self::Scheduler(_) => Some("look at scheduler/scheduler_config.json in the base folder".to_owned()),
+            Self::Scheduler(source) => source.hint(),
             Self::NotEmpty { .. } => Some("name a folder that does not exist yet".to_owned()),
             Self::Io { .. } => None,
             Self::Mismatch { right: "ControlNet", .. } => {

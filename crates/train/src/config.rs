@@ -245,7 +245,10 @@ impl TrainConfig {
     }
 
     /// Reads the text of a preset; `path` is for messages.
-    fn parse(text: &str, path: &Path) -> Result<Self, PlanError> {
+    ///
+    /// # Errors
+    /// As [`TrainConfig::read`], but for the reading.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, PlanError> {
         let invalid = |source| PlanError::InvalidPreset { path: path.to_owned(), source: Box::new(source) };
         let table: toml::Table = text.parse().map_err(invalid)?;
         if let Some((section, key)) = unknown_key(&table) {

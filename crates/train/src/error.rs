@@ -98,7 +98,7 @@ impl TrainError {
         let hint = match self {
             Self::Data(source) | Self::ValidationImage { source, .. } => return source.hint(),
             Self::Pipeline(source) => return source.hint(),
-            Self::Schedule(_) => "look at scheduler/scheduler_config.json in the base folder",
+            Self::Schedule(source) => return source.hint(),
             Self::Weights(source) => return source.hint(),
             Self::NotACheckpoint { .. } => {
                 "give a folder `checkpoint-N` that a run has written, or `latest` for the newest complete one"

@@ -86,6 +86,16 @@ pub trait Observer {
     fn observe(&mut self, event: &Event) -> Result<(), TrainError>;
 }
 
+/// Tells two observers, the first one first.
+pub(crate) struct Both<'a>(pub(crate) &'a mut dyn Observer, pub(crate) &'a mut dyn Observer);
+
+impl Observer for Both<'_> {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        self.0.observe(event)?;
+        self.1.observe(event)
+    }
+}
+
 impl Observer for () {
     fn observe(&mut self, _event: &Event) -> Result<(), TrainError> {
         Ok(())

@@ -26,7 +26,6 @@ pub use error::TrainError;
 pub use events::{Banner, Event, Observer, Progress};
 pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
-pub use metrics::MetricsFile;
 pub use optim::{AdamW, AdamWConfig, Gradients};
 pub use plan::{
     CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom, TrainPlan,

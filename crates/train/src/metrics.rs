@@ -11,7 +11,7 @@ use crate::{Observer, TrainError};
 
 /// Writes events as lines of JSON.
 #[derive(Debug)]
-pub struct MetricsFile {
+pub(crate) struct MetricsFile {
     path: PathBuf,
     file: File,
 }
@@ -29,7 +29,7 @@ impl MetricsFile {
     ///
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be read or written.
-    pub fn open(output_dir: &Path, resumed_at: u64) -> Result<Self, TrainError> {
+    pub(crate) fn open(output_dir: &Path, resumed_at: u64) -> Result<Self, TrainError> {
         let path = output_dir.join("metrics.jsonl");
         let previous = if resumed_at > 0 && path.exists() {
             fs::read_to_string(&path).map_err(TrainError::io(&path))?

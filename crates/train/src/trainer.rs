@@ -17,8 +17,9 @@ use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use crate::batch::{Batch, CaptionDraw};
 use crate::checkpoint::{Checkpoint, Identity, Position, Restored, Snapshot};
 use crate::encode::Encoder;
-use crate::events::{Banner, Event, Progress};
+use crate::events::{Banner, Both, Event, Progress};
 use crate::loss::{Draw, control_loss};
+use crate::metrics::MetricsFile;
 use crate::optim::{AdamW, Gradients};
 use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
 use crate::validate::Validator;
@@ -109,7 +110,7 @@ impl Trainer {
         &self.bundle
     }
 
-    /// Trains to the end of the plan, then saves and validates.
+    /// Trains to the end of the plan, then saves and validates; `metrics.jsonl` is told what the observer is told.
     ///
     /// # Errors
     /// [`TrainError`] if data cannot be read, a file cannot be written, the loss is not finite or the observer
@@ -117,6 +118,7 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let output_dir = self.plan.output_dir.clone();
         fs::create_dir_all(&output_dir).map_err(TrainError::io(&output_dir))?;
+        let observer = &mut Both(&mut MetricsFile::open(&output_dir, self.step())?, observer);
         let banner = self.banner();
         let total_steps = banner.total_steps;
         observer.observe(&Event::Started(banner))?;

@@ -35,6 +35,9 @@ pub(crate) struct GenerateArgs {
     /// Factor on what the ControlNet adds.
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     pub(crate) controlnet_conditioning_scale: f64,
+    /// Let the hint alone decide: the ControlNet acts on the prompt's half only, weaker at fine detail.
+    #[arg(long)]
+    pub(crate) guess_mode: bool,
     /// The sampler.
     #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(["unipc", "ddim"]))]
     pub(crate) scheduler: SamplerKind,

@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub(crate) use generate::GenerateArgs;
 pub(crate) use reference::UsageError;
-pub(crate) use small::{DataArgs, DataCommand, InitBaseArgs, InspectArgs};
+pub(crate) use small::{DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset};
 pub(crate) use train::TrainArgs;
 
 const AFTER_HELP: &str = "\
@@ -24,6 +24,7 @@ Exit codes:
   2  a wrong flag, preset, data set, model or checkpoint
 
 Examples:
+  pyrograph demo
   pyrograph data circles --count 500 --size 128 circles
   pyrograph init-base --preset tiny tiny-sd
   pyrograph train configs/circles-tiny.toml --output-dir out
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     InitBase(InitBaseArgs),
     Data(DataArgs),
+    Demo(DemoArgs),
 }
 
 /// How much is said, and how.

@@ -3,6 +3,8 @@
 //! A command pasted from a guide should run. What cannot change the result is accepted with a warning; what could is
 //! refused, never ignored.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// A flag asks for something that this program cannot do.
@@ -14,6 +16,12 @@ pub(crate) enum UsageError {
     /// A name on the Hub, where a folder is needed.
     #[error("`--{flag}`: `{name}` is not a folder")]
     NotAFolder { flag: &'static str, name: String },
+    /// A folder that `demo` would mix its files into.
+    #[error("`{}` is not empty", path.display())]
+    DemoFolderNotEmpty { path: PathBuf },
+    /// A tensor `latents` that cannot be latents.
+    #[error("`latents` in `{}` has shape {shape:?}, expected [1, channels, height, width]", path.display())]
+    LatentsRank { path: PathBuf, shape: Vec<usize> },
 }
 
 impl UsageError {
@@ -27,6 +35,10 @@ impl UsageError {
             } else {
                 "nothing is downloaded; check the path".to_owned()
             }),
+            Self::DemoFolderNotEmpty { .. } => {
+                Some("name another folder: `pyrograph demo FOLDER`, or delete this one".to_owned())
+            }
+            Self::LatentsRank { .. } => None,
         }
     }
 }

@@ -1,9 +1,47 @@
 //! `pyrograph generate`.
 
-use anyhow::bail;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use pyrograph_data::{HintPixels, load_hint_for_inference, rgb_from_unit, save_png};
+use pyrograph_pipeline::{Bundle, BundleOptions, ControlMode, Request, generate as draw, load_controlnet};
+use pyrograph_weights::read_tensor;
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, UsageError};
+use crate::backend;
 
-pub(crate) fn generate(_args: &GenerateArgs) -> anyhow::Result<()> {
-    bail!("not wired yet")
+pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
+    let device = backend::device();
+    // The small files first: a mistake in them is found before gigabytes are read.
+    let HintPixels { hint_unit, width, height } = load_hint_for_inference(&args.control_image, None)?;
+    let latents = args.latents.as_ref().map(|path| latents(path, &device)).transpose()?;
+    let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
+    let bundle = Bundle::open(&args.base, &BundleOptions::default(), &device)?;
+    bundle.check_controlnet(&controlnet_config)?;
+    let request = Request {
+        prompt: args.prompt.clone(),
+        negative_prompt: args.negative_prompt.clone(),
+        hint: Tensor::from_data(TensorData::new(hint_unit, [1, 3, height as usize, width as usize]), &device),
+        n_steps: args.num_inference_steps.get(),
+        guidance_scale: args.guidance_scale,
+        conditioning_scale: args.controlnet_conditioning_scale,
+        mode: if args.guess_mode { ControlMode::Guess } else { ControlMode::Balanced },
+        sampler: args.scheduler,
+        seed: args.seed,
+        latents,
+    };
+    let picture = draw(&bundle, &controlnet, &request)?;
+    let pixels = picture.try_into_vec_as::<f32>()?;
+    save_png(&rgb_from_unit(&pixels, width, height)?, &args.output)?;
+    tracing::info!("the picture is in {}", args.output.display());
+    Ok(())
+}
+
+/// The tensor `latents` of a safetensors file, `[1, channels, height, width]`.
+fn latents(path: &std::path::Path, device: &Device) -> anyhow::Result<Tensor<4>> {
+    let data = read_tensor(path, "latents")?;
+    if data.shape().len() != 4 {
+        let shape = data.shape().to_vec();
+        return Err(UsageError::LatentsRank { path: path.to_owned(), shape }.into());
+    }
+    Ok(Tensor::from_data(data.convert::<f32>(), device))
 }

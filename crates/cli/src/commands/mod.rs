@@ -1,12 +1,14 @@
 //! What each verb does.
 
 mod data;
+mod demo;
 mod generate;
 mod init_base;
 mod inspect;
 mod train;
 
 pub(crate) use data::data;
+pub(crate) use demo::demo;
 pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;
