@@ -123,3 +123,36 @@ fn started(banner: &Banner) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn banner(resumed_at: u64) -> Event {
+        Event::Started(Banner {
+            n_examples: 10,
+            batches_per_epoch: 4,
+            n_epochs: 3,
+            batch_size: 3,
+            accumulation: 2,
+            total_steps: 6,
+            resumed_at,
+            n_parameters: 99,
+        })
+    }
+
+    #[test]
+    fn the_banner_counts_accumulated_samples_and_says_where_a_run_resumes() {
+        let fresh = announcement(&banner(0));
+        assert!(fresh.contains("accumulation) = 6\n"), "{fresh}");
+        assert!(!fresh.contains("Resumed"), "{fresh}");
+        assert!(announcement(&banner(5)).ends_with("\n  Resumed at step = 5"));
+    }
+
+    #[test]
+    fn the_bar_has_a_valid_template() {
+        let mut bar = Bar { bar: None };
+        bar.observe(&banner(2)).unwrap();
+        assert_eq!(bar.bar.unwrap().position(), 2);
+    }
+}
