@@ -14,7 +14,7 @@ const RUN_SH: &str = r#"#!/usr/bin/env bash
 # Runs the bundled tests on this machine's device; arguments go to the test binary.
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
-export PYROGRAPH_FIXTURES="$here/fixtures" PYROGRAPH_BIN="$here/pyrograph"
+export PYROGRAPH_FIXTURES="$here/fixtures"
 exec "$here/tests" "$@"
 "#;
 
