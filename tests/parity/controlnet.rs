@@ -33,7 +33,8 @@ impl Models {
             .expect("a ControlNet's config");
         let pooled = ControlNetConfig { pooling: pyrograph_unet::Pooling::Global, ..config.clone() };
         let controlnet = |config: &ControlNetConfig| {
-            load(config.init(device), &case.dir.join("controlnet.safetensors"), &options).expect("ControlNet weights")
+            load(config.init(device), &case.dir.join("controlnet.safetensors"), &options)
+                .expect("ControlNet weights")
         };
         Self {
             unet: load(unet.init(&backend::device()), &case.dir.join("unet.safetensors"), &options)
@@ -75,10 +76,20 @@ fn assert_residuals(case: &Case, mode: &str, residuals: &Residuals, expected: &T
     let device = residuals.mid.device();
     for (idx, residual) in residuals.down.iter().enumerate() {
         let name = format!("{mode}.down.{idx}");
-        assert_close(&format!("{} {name}", case.name), residual.clone(), expected.float(&name, &device), 1e-4);
+        assert_close(
+            &format!("{} {name}", case.name),
+            residual.clone(),
+            expected.float(&name, &device),
+            1e-4,
+        );
     }
     let name = format!("{mode}.mid");
-    assert_close(&format!("{} {name}", case.name), residuals.mid.clone(), expected.float(&name, &device), 1e-4);
+    assert_close(
+        &format!("{} {name}", case.name),
+        residuals.mid.clone(),
+        expected.float(&name, &device),
+        1e-4,
+    );
 }
 
 #[test]
@@ -192,7 +203,8 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
             close("loss", loss.into_scalar::<f32>(), losses[step]);
             if step == 0 {
                 for ((name, rank), gradient) in names.iter().zip(gradients.iter()) {
-                    let gradient = gradient.unwrap_or_else(|| panic!("{}: no gradient for {name}", case.name));
+                    let gradient =
+                        gradient.unwrap_or_else(|| panic!("{}: no gradient for {name}", case.name));
                     let expected = flattened(&expected_gradients, name, *rank, &device);
                     let error = relative_error(gradient.clone(), expected);
                     assert!(error <= 1e-3, "{}: gradient of {name} is off by {error:.2e}", case.name);

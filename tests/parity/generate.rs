@@ -4,7 +4,9 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_data::load_hint_for_inference;
-use pyrograph_pipeline::{Bundle, BundleOptions, ControlMode, Request, SamplerKind, generate, load_controlnet};
+use pyrograph_pipeline::{
+    Bundle, BundleOptions, ControlMode, Request, SamplerKind, generate, load_controlnet,
+};
 use serde::Deserialize;
 
 use super::cases::cases;
@@ -30,8 +32,10 @@ fn generate_draws_the_picture_that_diffusers_draws() {
     let device = backend::device();
     for case in cases("generate") {
         let settings: Settings = case.json("case.json");
-        let bundle = Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
-        let (controlnet, _) = load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+        let bundle =
+            Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
+        let (controlnet, _) =
+            load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
         let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
         let size = [1, 3, hint.height as usize, hint.width as usize];
         let latents = case.tensors("latents.safetensors").float("latents", &device);
@@ -50,8 +54,14 @@ fn generate_draws_the_picture_that_diffusers_draws() {
                 latents: Some(latents.clone()),
             };
             let picture = generate(&bundle, &controlnet, &request).expect("a picture");
-            let difference = (picture - expected.float::<4>(&run.name, &device)).abs().mean().into_scalar::<f32>();
-            assert!(difference <= 1.0 / 255.0, "{} {}: mean difference {difference:.2e}", case.name, run.name);
+            let difference =
+                (picture - expected.float::<4>(&run.name, &device)).abs().mean().into_scalar::<f32>();
+            assert!(
+                difference <= 1.0 / 255.0,
+                "{} {}: mean difference {difference:.2e}",
+                case.name,
+                run.name
+            );
         }
     }
 }

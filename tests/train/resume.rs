@@ -24,7 +24,12 @@ impl Observer for CrashAfter {
     }
 }
 
-fn run(dir: &Path, out: &Path, change: impl Fn(&mut TrainConfig), observer: &mut dyn Observer) -> Result<(), TrainError> {
+fn run(
+    dir: &Path,
+    out: &Path,
+    change: impl Fn(&mut TrainConfig),
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
     let plan = plan(dir, out, |config| {
         config.schedule.max_train_steps = Some(STEPS.try_into().expect("not zero"));
         config.schedule.lr_scheduler = pyrograph_train::LrScheduler::Cosine;
@@ -38,13 +43,15 @@ fn run(dir: &Path, out: &Path, change: impl Fn(&mut TrainConfig), observer: &mut
 /// Every file that a run's numbers decide.
 fn result(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     ["diffusion_pytorch_model.safetensors", "config.json"]
-        .map(|file| PathBuf::from(file))
+        .map(PathBuf::from)
         .into_iter()
         .chain([
             PathBuf::from(format!("checkpoint-{STEPS}/optimizer.safetensors")),
             PathBuf::from(format!("checkpoint-{STEPS}/controlnet/diffusion_pytorch_model.safetensors")),
         ])
-        .map(|file| (file.clone(), fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display()))))
+        .map(|file| {
+            (file.clone(), fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display())))
+        })
         .collect()
 }
 

@@ -61,7 +61,8 @@ mod tests {
         let device = Device::flex();
         let query = Tensor::<4>::ones([1, 1, 2, 4], &device);
         let key = Tensor::<4>::ones([1, 1, 3, 4], &device);
-        let value = Tensor::<1>::from_floats([0.0, 3.0, 6.0], &device).reshape([1, 1, 3, 1]).expand([1, 1, 3, 4]);
+        let value =
+            Tensor::<1>::from_floats([0.0, 3.0, 6.0], &device).reshape([1, 1, 3, 1]).expand([1, 1, 3, 4]);
         let averaged = attention(query, key, value);
         let error = (averaged - 3.0).abs().max().into_scalar::<f32>();
         assert!(error < 1e-6, "{error}");

@@ -9,7 +9,9 @@ use pyrograph_diffusion::SchedulerJson;
 use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
-use pyrograph_weights::{ComponentDir, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config};
+use pyrograph_weights::{
+    ComponentDir, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
+};
 
 use crate::error::PipelineError;
 
@@ -36,7 +38,9 @@ fn weights(component: &'static str) -> impl Fn(pyrograph_weights::WeightsError) 
     move |source| PipelineError::Weights { component, source }
 }
 
-fn config<E: std::error::Error + Send + Sync + 'static>(component: &'static str) -> impl Fn(E) -> PipelineError {
+fn config<E: std::error::Error + Send + Sync + 'static>(
+    component: &'static str,
+) -> impl Fn(E) -> PipelineError {
     move |source| PipelineError::Config { component, source: Box::new(source) }
 }
 
@@ -56,12 +60,14 @@ impl Bundle {
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
     pub fn open(path: &Path, options: &BundleOptions<'_>, device: &Device) -> Result<Self, PipelineError> {
         let variant = options.variant;
-        let folder = PipelineFolder::open(path, &["StableDiffusionPipeline"]).map_err(weights("base model"))?;
+        let folder =
+            PipelineFolder::open(path, &["StableDiffusionPipeline"]).map_err(weights("base model"))?;
 
         let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
         let json: UnetJson = dir.config().map_err(weights("UNet"))?;
         let unet_config = UnetConfig::try_from(json).map_err(config("UNet"))?;
-        let load = LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), variant, ..LoadOptions::default() };
+        let load =
+            LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), variant, ..LoadOptions::default() };
         let unet = dir.load(unet_config.init(device), &load).map_err(weights("UNet"))?;
 
         let dir = folder.component("vae", &["AutoencoderKL"]).map_err(weights("VAE"))?;
@@ -163,7 +169,10 @@ fn ensure_equal(
 ///
 /// # Errors
 /// [`PipelineError`] if the folder is of another kind or its weights do not match its config.
-pub fn load_controlnet(path: &Path, device: &Device) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
+pub fn load_controlnet(
+    path: &Path,
+    device: &Device,
+) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
     let dir = ComponentDir::open(path, &["ControlNetModel"]).map_err(weights("ControlNet"))?;
     let json: ControlNetJson = dir.config().map_err(weights("ControlNet"))?;
     let controlnet_config = ControlNetConfig::try_from(json).map_err(config("ControlNet"))?;
@@ -186,6 +195,7 @@ pub fn save_controlnet(
         metadata: BTreeMap::new(),
         ..SaveOptions::default()
     };
-    save(controlnet, &path.join("diffusion_pytorch_model.safetensors"), &options).map_err(weights("ControlNet"))?;
+    save(controlnet, &path.join("diffusion_pytorch_model.safetensors"), &options)
+        .map_err(weights("ControlNet"))?;
     write_config(path, "config.json", &ControlNetJson::from(controlnet_config)).map_err(weights("ControlNet"))
 }

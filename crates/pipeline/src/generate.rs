@@ -44,7 +44,11 @@ pub struct Request {
 /// [`PipelineError`] if latents of a wrong shape are given or the scheduler cannot make so many steps.
 ///
 /// Source: diffusers `StableDiffusionControlNetPipeline` (0.42).
-pub fn generate(bundle: &Bundle, controlnet: &ControlNet, request: &Request) -> Result<Tensor<4>, PipelineError> {
+pub fn generate(
+    bundle: &Bundle,
+    controlnet: &ControlNet,
+    request: &Request,
+) -> Result<Tensor<4>, PipelineError> {
     let device = request.hint.device();
     let mut sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.n_steps)
         .map_err(PipelineError::Scheduler)?;
@@ -65,10 +69,9 @@ fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<
     let expected = [1, bundle.unet_config.in_channels, height / factor, width / factor];
     match &request.latents {
         Some(latents) if latents.dims() == expected => Ok(latents.clone()),
-        Some(latents) => Err(PipelineError::LatentsShape {
-            expected: expected.to_vec(),
-            found: latents.dims().to_vec(),
-        }),
+        Some(latents) => {
+            Err(PipelineError::LatentsShape { expected: expected.to_vec(), found: latents.dims().to_vec() })
+        }
         None => Ok(standard_normal(expected, &mut ChaCha8Rng::seed_from_u64(request.seed), device)),
     }
 }
@@ -107,11 +110,11 @@ impl<'a> Denoiser<'a> {
         let [n_prompts, _, _] = self.context.dims();
         let batch = latents.clone().repeat_dim(0, n_prompts);
         let residuals = match self.mode {
-            ControlMode::Balanced => self.residuals(batch.clone(), timestep, self.context.clone()),
+            ControlMode::Balanced => self.residuals(batch.clone(), timestep, &self.context),
             // The hint alone decides: only the prompt's half is controlled.
             ControlMode::Guess => {
                 let context = self.context.clone().narrow(0, n_prompts - 1, 1);
-                only_last(self.residuals(latents, timestep, context), n_prompts)
+                only_last(self.residuals(latents, timestep, &context), n_prompts)
             }
         };
         let prediction =
@@ -124,11 +127,11 @@ impl<'a> Denoiser<'a> {
         negative.clone() + (positive - negative) * self.guidance_scale
     }
 
-    fn residuals(&self, batch: Tensor<4>, timestep: f32, context: Tensor<3>) -> Residuals {
+    fn residuals(&self, batch: Tensor<4>, timestep: f32, context: &Tensor<3>) -> Residuals {
         let [n_samples, _, _, _] = batch.dims();
         let hint = self.hint.clone().repeat_dim(0, n_samples);
         self.controlnet
-            .forward(batch, &vec![timestep; n_samples], &context, hint)
+            .forward(batch, &vec![timestep; n_samples], context, hint)
             .scaled(&self.residual_scales)
     }
 }

@@ -91,7 +91,13 @@ fn tiny_unet(context_dim: usize) -> UnetConfig {
 }
 
 fn tiny_vae() -> VaeConfig {
-    VaeConfig { channels: vec![16, 32, 64, 64], n_resnets: 1, norm_groups: 4, sample_size: 128, ..VaeConfig::sd15() }
+    VaeConfig {
+        channels: vec![16, 32, 64, 64],
+        n_resnets: 1,
+        norm_groups: 4,
+        sample_size: 128,
+        ..VaeConfig::sd15()
+    }
 }
 
 fn tiny_text() -> ClipTextConfig {

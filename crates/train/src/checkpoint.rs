@@ -86,14 +86,19 @@ pub(crate) struct Restored {
 
 impl Snapshot<'_> {
     /// Writes `checkpoint-N` into the output folder, then deletes the oldest beyond `total_limit`.
-    pub(crate) fn save(&self, output_dir: &Path, total_limit: Option<NonZeroUsize>) -> Result<PathBuf, TrainError> {
+    pub(crate) fn save(
+        &self,
+        output_dir: &Path,
+        total_limit: Option<NonZeroUsize>,
+    ) -> Result<PathBuf, TrainError> {
         let name = format!("checkpoint-{}", self.position.optimizer_step);
         let path = output_dir.join(&name);
         let scratch = output_dir.join(format!(".{name}.incomplete"));
         remove_dir_if_there(&scratch)?;
         let controlnet_dir = scratch.join(CONTROLNET);
         fs::create_dir_all(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
-        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir).map_err(TrainError::Pipeline)?;
+        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir)
+            .map_err(TrainError::Pipeline)?;
         save_tensors(&scratch.join(OPTIMIZER), &self.optimizer.state(self.controlnet), &BTreeMap::new())
             .map_err(TrainError::Weights)?;
         let state = State { position: self.position, identity: self.identity.clone(), plan: self.plan };
@@ -192,8 +197,7 @@ impl Checkpoint {
         let (controlnet, controlnet_config) =
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
-        let optimizer =
-            AdamW::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
+        let optimizer = AdamW::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
         Ok(Restored { controlnet, controlnet_config, optimizer, position: self.position })
     }
 }

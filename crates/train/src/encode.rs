@@ -36,7 +36,13 @@ impl Encoder {
     /// # Shapes
     /// - image_signed: `3 * side * side` numbers in [-1, 1]
     /// - output: `[1, 2 * latent_channels, height, width]`
-    pub(crate) fn moments(&mut self, bundle: &Bundle, sample_idx: usize, image_signed: &[f32], side: usize) -> Tensor<4> {
+    pub(crate) fn moments(
+        &mut self,
+        bundle: &Bundle,
+        sample_idx: usize,
+        image_signed: &[f32],
+        side: usize,
+    ) -> Tensor<4> {
         let device = &self.device;
         self.moments.get_or_compute(sample_idx, device, || {
             let data = TensorData::new(image_signed.to_vec(), [1, 3, side, side]);

@@ -106,7 +106,9 @@ impl TrainError {
             Self::NoCheckpoint { .. } => {
                 "leave out --resume_from_checkpoint to start a new run, or check --output_dir"
             }
-            Self::ResumeMismatch { .. } => "resume with the settings of that run, or start a new one in another --output_dir",
+            Self::ResumeMismatch { .. } => {
+                "resume with the settings of that run, or start a new one in another --output_dir"
+            }
             Self::OptimizerState { .. } => "the checkpoint was changed by hand; resume from another one",
             Self::NonFinite { .. } => "resume from the last checkpoint with a lower --learning_rate",
             Self::Io { .. } => return None,

@@ -28,7 +28,7 @@ pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
 pub use optim::{AdamW, AdamWConfig, Gradients};
 pub use plan::{
-    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom, TrainPlan,
-    ValidationPair, ValidationPlan,
+    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom,
+    TrainPlan, ValidationPair, ValidationPlan,
 };
 pub use trainer::Trainer;

@@ -56,7 +56,8 @@ impl Gradients {
     #[must_use]
     pub fn clipped(self, max_norm: f64) -> (Self, Option<Tensor<1>>) {
         let norm = self.norm();
-        let Some(coefficient) = norm.clone().map(|norm| ((norm + 1e-6).recip() * max_norm).clamp_max(1.0)) else {
+        let Some(coefficient) = norm.clone().map(|norm| ((norm + 1e-6).recip() * max_norm).clamp_max(1.0))
+        else {
             return (self, None);
         };
         let clip = |gradient: Option<Tensor<1>>| gradient.map(|gradient| gradient * coefficient.clone());
@@ -151,8 +152,12 @@ impl AdamW {
             let mut take = |prefix: &str| {
                 let name = format!("{prefix}.{path}");
                 match state.remove(&name) {
-                    Some(data) if data.shape().to_vec() == [size] => Ok(Some(Tensor::<1>::from_data(data, &device))),
-                    Some(_) => Err(TrainError::OptimizerState { tensor: name, problem: "has the wrong size" }),
+                    Some(data) if data.shape().to_vec() == [size] => {
+                        Ok(Some(Tensor::<1>::from_data(data, &device)))
+                    }
+                    Some(_) => {
+                        Err(TrainError::OptimizerState { tensor: name, problem: "has the wrong size" })
+                    }
                     None => Ok(None),
                 }
             };
@@ -185,7 +190,8 @@ where
         let (gradient, moments) = self.remaining.next().expect("one entry for each parameter");
         let Some(gradient) = gradient else { return param };
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let [first, second] = moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
+        let [first, second] =
+            moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
         let first = first * beta1 + gradient.clone() * (1.0 - beta1);
         let second = second * beta2 + gradient.square() * (1.0 - beta2);
         let denominator = second.clone().sqrt() / self.correction2.sqrt() + epsilon;

@@ -71,7 +71,8 @@ impl Trainer {
             ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
         };
 
-        let bundle = Bundle::open(&plan.model.base, &base_options(&plan), &device).map_err(TrainError::Pipeline)?;
+        let bundle =
+            Bundle::open(&plan.model.base, &base_options(&plan), &device).map_err(TrainError::Pipeline)?;
         let schedule = ScheduleConfig::try_from(&bundle.scheduler)
             .and_then(|config| NoiseSchedule::new(&config))
             .map_err(TrainError::Schedule)?;
@@ -149,7 +150,8 @@ impl Trainer {
             window.resume();
         }
 
-        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir).map_err(TrainError::Pipeline)?;
+        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir)
+            .map_err(TrainError::Pipeline)?;
         self.validate(&output_dir, observer)?;
         observer.observe(&Event::Finished { step: self.step(), path: output_dir })
     }

@@ -11,9 +11,9 @@ use pyrograph_data::{HintPixels, RgbImage, grid, load_hint_for_inference, rgb_fr
 use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate, standard_normal};
 use pyrograph_unet::ControlNet;
 
+use crate::TrainError;
 use crate::events::validation_dir;
 use crate::plan::ValidationPlan;
-use crate::TrainError;
 
 /// Denoising steps of a validation image.
 ///
@@ -89,8 +89,11 @@ impl Validator {
         let (rows, columns) = (*height as usize, *width as usize);
         let key = format!("pair {pair_idx} image {image_idx}");
         let mut rng = random::rng(self.seed, 0, &key, Purpose::Validation);
-        let latents =
-            standard_normal([1, bundle.unet_config.in_channels, rows / factor, columns / factor], &mut rng, device);
+        let latents = standard_normal(
+            [1, bundle.unet_config.in_channels, rows / factor, columns / factor],
+            &mut rng,
+            device,
+        );
         let request = Request {
             prompt: self.validation.pairs[pair_idx].prompt.clone(),
             negative_prompt: String::new(),

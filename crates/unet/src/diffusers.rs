@@ -251,7 +251,7 @@ impl Encoder<'_> {
                 if divisor == 0 {
                     return Err(ConfigError::Empty { key, found: "zero" });
                 }
-                if channels == 0 || channels % divisor != 0 {
+                if channels == 0 || !channels.is_multiple_of(divisor) {
                     return Err(ConfigError::DoesNotDivide { key, divisor, value: channels });
                 }
             }

@@ -59,7 +59,7 @@ impl DownBlock {
         for (idx, resnet) in self.resnets.iter().enumerate() {
             features = resnet.forward(features, time.clone());
             if let Some(attentions) = &self.attentions {
-                features = attentions[idx].forward(features, context.clone());
+                features = attentions[idx].forward(features, context);
             }
             skips.push(features.clone());
         }
@@ -89,7 +89,7 @@ impl MidBlock {
 
     pub(crate) fn forward(&self, features: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
         let features = self.resnets[0].forward(features, time.clone());
-        let features = self.attentions[0].forward(features, context.clone());
+        let features = self.attentions[0].forward(features, context);
         self.resnets[1].forward(features, time.clone())
     }
 }
@@ -143,7 +143,7 @@ impl UpBlock {
             let skip = skips.pop().expect("one skip per residual block, by construction of both halves");
             features = resnet.forward(Tensor::cat(vec![features, skip], 1), time.clone());
             if let Some(attentions) = &self.attentions {
-                features = attentions[idx].forward(features, context.clone());
+                features = attentions[idx].forward(features, context);
             }
         }
         for upsampler in self.upsamplers.iter().flatten() {

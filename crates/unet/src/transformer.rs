@@ -181,7 +181,7 @@ impl SpatialTransformer {
         }
     }
 
-    pub(crate) fn forward(&self, features: Tensor<4>, context: Tensor<3>) -> Tensor<4> {
+    pub(crate) fn forward(&self, features: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
         let [_, _, height, width] = features.dims();
         let mut tokens = self.proj_in.to_tokens(self.norm.forward(features.clone()));
         for block in &self.transformer_blocks {

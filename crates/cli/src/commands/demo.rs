@@ -20,7 +20,10 @@ pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
         return Err(UsageError::DemoFolderNotEmpty { path: out.clone() }.into());
     }
     let plan = plan(out, args.steps)?;
-    generate_circles(&Circles { count: args.count, side: plan.data.transform.side, seed: plan.seed }, &plan.data.dir)?;
+    generate_circles(
+        &Circles { count: args.count, side: plan.data.transform.side, seed: plan.seed },
+        &plan.data.dir,
+    )?;
     tracing::info!("drew {} pairs of circles: {}", args.count, plan.data.dir.display());
     init_base::tiny(plan.seed, &plan.model.base)?;
     tracing::info!("made a tiny base model of random weights: {}", plan.model.base.display());
@@ -42,7 +45,8 @@ pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
 
 /// The preset with its folders inside `out`.
 fn plan(out: &Path, steps: Option<std::num::NonZeroU64>) -> anyhow::Result<TrainPlan> {
-    let mut config = TrainConfig::parse(PRESET, Path::new("configs/circles-tiny.toml")).context("the embedded preset")?;
+    let mut config =
+        TrainConfig::parse(PRESET, Path::new("configs/circles-tiny.toml")).context("the embedded preset")?;
     let inside = |path: &mut std::path::PathBuf| *path = out.join(&path);
     config.model.pretrained_model_name_or_path.iter_mut().for_each(inside);
     config.data.train_data_dir.iter_mut().for_each(inside);
