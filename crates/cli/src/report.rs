@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
     Done,
     /// The run itself failed.
     Failed,
-    /// What the user gave cannot be used; nothing was changed.
+    /// What the user gave cannot be used. Nothing was written, unless training met a file that cannot be read.
     BadInput,
 }
 
@@ -76,11 +76,13 @@ fn outcome(error: &anyhow::Error) -> Outcome {
         matches!(
             link.downcast_ref::<TrainError>(),
             Some(TrainError::NonFinite { .. } | TrainError::OptimizerState { .. } | TrainError::Io { .. })
-        ) || matches!(link.downcast_ref::<DataError>(), Some(DataError::Write { .. }))
-            || matches!(
-                link.downcast_ref::<WeightsError>(),
-                Some(WeightsError::Write { .. } | WeightsError::ReadBack { .. })
-            )
+        ) || matches!(
+            link.downcast_ref::<DataError>(),
+            Some(DataError::Write { .. } | DataError::Encode { .. })
+        ) || matches!(
+            link.downcast_ref::<WeightsError>(),
+            Some(WeightsError::Write { .. } | WeightsError::ReadBack { .. })
+        )
     };
     let is_ours = |link: &(dyn Error + 'static)| {
         link.is::<UsageError>()

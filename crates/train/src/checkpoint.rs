@@ -24,6 +24,12 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
 
+/// The ending of a checkpoint's hidden name while it is written.
+const INCOMPLETE: &str = ".incomplete";
+
+/// The ending of a checkpoint's hidden name while it is deleted.
+const DELETED: &str = ".deleted";
+
 /// How far a run is; together with plan and data it decides everything that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
@@ -93,8 +99,8 @@ impl Snapshot<'_> {
     ) -> Result<PathBuf, TrainError> {
         let name = format!("checkpoint-{}", self.position.optimizer_step);
         let path = output_dir.join(&name);
-        let scratch = output_dir.join(format!(".{name}.incomplete"));
-        remove_dir_if_there(&scratch)?;
+        remove_leftovers(output_dir)?;
+        let scratch = output_dir.join(format!(".{name}{INCOMPLETE}"));
         let controlnet_dir = scratch.join(CONTROLNET);
         fs::create_dir_all(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
         save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir)
@@ -107,14 +113,16 @@ impl Snapshot<'_> {
         sync(&controlnet_dir)?;
         sync(&scratch)?;
 
-        remove_dir_if_there(&path)?;
+        if path.exists() {
+            remove(&path)?;
+        }
         fs::rename(&scratch, &path).map_err(TrainError::io(&path))?;
         sync(output_dir)?;
         if let Some(limit) = total_limit {
             let mut ours = numbered(output_dir)?;
             ours.retain(|(_, path)| path.join(MANIFEST).is_file());
             for (_, old) in &ours[..ours.len().saturating_sub(limit.get())] {
-                remove_dir_if_there(old)?;
+                remove(old)?;
             }
         }
         Ok(path)
@@ -256,6 +264,25 @@ fn sync(path: &Path) -> Result<(), TrainError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
 }
 
-fn remove_dir_if_there(path: &Path) -> Result<(), TrainError> {
-    if path.exists() { fs::remove_dir_all(path).map_err(TrainError::io(path)) } else { Ok(()) }
+/// Deletes a checkpoint: hidden first, so that a run killed meanwhile leaves no half of one under its name.
+fn remove(checkpoint: &Path) -> Result<(), TrainError> {
+    let name = checkpoint.file_name().unwrap_or_default().display();
+    let hidden = checkpoint.with_file_name(format!(".{name}{DELETED}"));
+    fs::rename(checkpoint, &hidden).map_err(TrainError::io(checkpoint))?;
+    fs::remove_dir_all(&hidden).map_err(TrainError::io(&hidden))
+}
+
+/// Deletes what a killed run was writing or deleting.
+fn remove_leftovers(output_dir: &Path) -> Result<(), TrainError> {
+    for entry in fs::read_dir(output_dir).map_err(TrainError::io(output_dir))? {
+        let entry = entry.map_err(TrainError::io(output_dir))?;
+        let name = entry.file_name();
+        let is_leftover = name.to_str().is_some_and(|name| {
+            name.starts_with(".checkpoint-") && (name.ends_with(INCOMPLETE) || name.ends_with(DELETED))
+        });
+        if is_leftover {
+            fs::remove_dir_all(entry.path()).map_err(TrainError::io(&entry.path()))?;
+        }
+    }
+    Ok(())
 }

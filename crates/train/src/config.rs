@@ -225,11 +225,14 @@ pub struct RunSection {
     /// Decides every random number of the run. Default: 0, where the reference does not seed at all: a run that
     /// cannot be repeated cannot be resumed exactly.
     pub seed: u64,
+    /// Updates between two reports of the loss. Default: 1, as the reference. Reading the loss waits for the device,
+    /// so more is faster on a GPU.
+    pub log_every: NonZeroU64,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { output_dir: PathBuf::from("controlnet-model"), seed: 0 }
+        Self { output_dir: PathBuf::from("controlnet-model"), seed: 0, log_every: NonZeroU64::MIN }
     }
 }
 

@@ -74,6 +74,15 @@ pub enum TrainError {
         /// Infinity or NaN.
         loss: f64,
     },
+    /// An output folder that cannot be written; found before the first step.
+    #[error("cannot write `{}`", path.display())]
+    OutputDir {
+        /// The folder, or the file in it.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file or folder that cannot be read or written.
     #[error("cannot access `{}`", path.display())]
     Io {
@@ -90,6 +99,12 @@ impl TrainError {
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// As [`TrainError::io`], before anything was written.
+    pub(crate) fn output_dir(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::OutputDir { path, source }
     }
 
     /// What the user can do about it.
@@ -111,6 +126,9 @@ impl TrainError {
             }
             Self::OptimizerState { .. } => "the checkpoint was changed by hand; resume from another one",
             Self::NonFinite { .. } => "resume from the last checkpoint with a lower --learning_rate",
+            Self::OutputDir { .. } => {
+                "name another --output_dir, or make this one a folder that can be written"
+            }
             Self::Io { .. } => return None,
         };
         Some(hint.to_owned())

@@ -28,11 +28,11 @@ impl MetricsFile {
     /// What an interrupted run reported after its last checkpoint is dropped, since those steps are made again.
     ///
     /// # Errors
-    /// [`TrainError::Io`] if the file cannot be read or written.
+    /// [`TrainError::OutputDir`] if the file cannot be read or written.
     pub(crate) fn open(output_dir: &Path, resumed_at: u64) -> Result<Self, TrainError> {
         let path = output_dir.join("metrics.jsonl");
         let previous = if resumed_at > 0 && path.exists() {
-            fs::read_to_string(&path).map_err(TrainError::io(&path))?
+            fs::read_to_string(&path).map_err(TrainError::output_dir(&path))?
         } else {
             String::new()
         };
@@ -41,8 +41,8 @@ impl MetricsFile {
                 .is_ok_and(|line| line.step.or(line.resumed_at).is_some_and(|step| step <= resumed_at))
         };
         let kept: String = previous.lines().filter(is_before).flat_map(|line| [line, "\n"]).collect();
-        fs::write(&path, kept).map_err(TrainError::io(&path))?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(TrainError::io(&path))?;
+        fs::write(&path, kept).map_err(TrainError::output_dir(&path))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(TrainError::output_dir(&path))?;
         Ok(Self { path, file })
     }
 }

@@ -41,6 +41,8 @@ pub struct TrainPlan {
     pub output_dir: PathBuf,
     /// Decides every random number of the run; below 2^63, since TOML cannot write more.
     pub seed: u64,
+    /// Updates between two reports of the loss.
+    pub log_every: NonZeroU64,
 }
 
 /// The networks to start from.

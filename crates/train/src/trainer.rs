@@ -28,9 +28,6 @@ use crate::{Observer, TrainError};
 /// What is kept of latents and of prompt embeddings, each; what does not fit is encoded again in each epoch.
 const ENCODER_MEMORY_BYTES: usize = 1 << 30;
 
-/// Optimizer steps between two reports; each reads the loss from the device.
-const LOG_EVERY_STEPS: u64 = 1;
-
 /// Batches that each worker holds ready.
 const PREFETCH: usize = 2;
 
@@ -118,7 +115,7 @@ impl Trainer {
     /// cannot go on; the last checkpoint is complete in every case.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let output_dir = self.plan.output_dir.clone();
-        fs::create_dir_all(&output_dir).map_err(TrainError::io(&output_dir))?;
+        fs::create_dir_all(&output_dir).map_err(TrainError::output_dir(&output_dir))?;
         let observer = &mut Both(&mut MetricsFile::open(&output_dir, self.step())?, observer);
         let banner = self.banner();
         let total_steps = banner.total_steps;
@@ -131,7 +128,7 @@ impl Trainer {
             let epoch = self.position.cursor.epoch;
             let grad_norm = self.optimizer_step(&mut loader, lr, &mut window)?;
             let step = self.step();
-            if step.is_multiple_of(LOG_EVERY_STEPS) || step == total_steps {
+            if step.is_multiple_of(self.plan.log_every.get()) || step == total_steps {
                 let (loss, images_per_second) = window.report();
                 if !loss.is_finite() {
                     return Err(TrainError::NonFinite { step, loss });

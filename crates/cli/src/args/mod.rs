@@ -18,17 +18,18 @@ pub(crate) use train::TrainArgs;
 const AFTER_HELP: &str = "\
 Every flag can also be written with underscores, as the reference scripts do: --train_data_dir.
 
-Exit codes:
-  0  done
-  1  the run failed
-  2  a wrong flag, preset, data set, model or checkpoint
-
 Examples:
   pyrograph demo
   pyrograph data circles --count 500 --size 128 circles
   pyrograph init-base --preset tiny tiny-sd
   pyrograph train configs/circles-tiny.toml --output-dir out
   pyrograph inspect out";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the run failed
+  2  a wrong flag, preset, data set, model or checkpoint";
 
 /// Train ControlNets for Stable Diffusion, without Python.
 #[derive(Debug, Parser)]
@@ -87,7 +88,7 @@ impl OutputArgs {
 /// # Errors
 /// The help or version that was asked for, or what is wrong with the command line.
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = with_underscores(Cli::command());
+    let mut command = with_exit_codes(with_underscores(Cli::command()));
     let matches = command.try_get_matches_from_mut(argv)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
@@ -102,6 +103,15 @@ fn with_underscores(command: clap::Command) -> clap::Command {
             }
         })
         .mut_subcommands(with_underscores)
+}
+
+/// Ends the help of every verb with what the process can exit with.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let text = match command.get_after_help() {
+        Some(before) => format!("{before}\n\n{EXIT_CODES}"),
+        None => EXIT_CODES.to_owned(),
+    };
+    command.after_help(text).mut_subcommands(with_exit_codes)
 }
 
 #[cfg(test)]

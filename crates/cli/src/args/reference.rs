@@ -16,9 +16,15 @@ pub(crate) enum UsageError {
     /// A name on the Hub, where a folder is needed.
     #[error("`--{flag}`: `{name}` is not a folder")]
     NotAFolder { flag: &'static str, name: String },
+    /// A file where a folder is needed.
+    #[error("`--{flag}`: `{}` is a file, not a folder", path.display())]
+    IsAFile { flag: &'static str, path: PathBuf },
     /// A folder that `demo` would mix its files into.
-    #[error("`{}` is not empty", path.display())]
+    #[error("`{}` already exists and is not an empty folder", path.display())]
     DemoFolderNotEmpty { path: PathBuf },
+    /// A picture to be written into a folder that is not there.
+    #[error("cannot write `{}`: there is no such folder", path.display())]
+    NoFolderForPicture { path: PathBuf },
     /// A tensor `latents` that cannot be latents.
     #[error("`latents` in `{}` has shape {shape:?}, expected [1, channels, height, width]", path.display())]
     LatentsRank { path: PathBuf, shape: Vec<usize> },
@@ -28,19 +34,31 @@ impl UsageError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Unsupported { hint, .. } => Some((*hint).to_owned()),
-            Self::NotAFolder { name, .. } => Some(if name.contains('/') {
+            Self::NotAFolder { name, .. } => Some(if is_hub_name(name) {
                 format!(
                     "nothing is downloaded; to fetch it from the Hub, run `hf download {name} --local-dir DIR`"
                 )
             } else {
                 "nothing is downloaded; check the path".to_owned()
             }),
+            Self::IsAFile { flag: "dataset_name", .. } => None,
+            Self::IsAFile { .. } => Some(
+                "a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and \
+                 `save_pretrained(...)`"
+                    .to_owned(),
+            ),
             Self::DemoFolderNotEmpty { .. } => {
                 Some("name another folder: `pyrograph demo FOLDER`, or delete this one".to_owned())
             }
+            Self::NoFolderForPicture { .. } => Some("make the folder first".to_owned()),
             Self::LatentsRank { .. } => None,
         }
     }
+}
+
+/// Whether a name looks like `owner/model` rather than like a path.
+fn is_hub_name(name: &str) -> bool {
+    name.split('/').count() == 2 && !name.starts_with(['/', '.', '~']) && !name.ends_with('/')
 }
 
 /// Flags that are there for compatibility; see [`ReferenceArgs::check`].

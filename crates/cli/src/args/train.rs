@@ -24,7 +24,7 @@ Examples:
 
 /// Train a ControlNet.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, allow_negative_numbers = true)]
 pub(crate) struct TrainArgs {
     /// A TOML file with any of the settings below.
     #[arg(value_name = "PRESET.toml")]
@@ -200,6 +200,9 @@ struct RunArgs {
     /// Decides every random number of the run [default: 0].
     #[arg(long)]
     seed: Option<u64>,
+    /// Updates between two reports of the loss [default: 1].
+    #[arg(long, value_name = "N")]
+    log_every: Option<NonZeroU64>,
 }
 
 /// Replaces a setting by the flag, if it was given.
@@ -240,6 +243,7 @@ impl TrainArgs {
         self.validation.apply(&mut config);
         set(&mut config.run.output_dir, &self.run.output_dir);
         set(&mut config.run.seed, &self.run.seed);
+        set(&mut config.run.log_every, &self.run.log_every);
         Ok(config)
     }
 }
@@ -398,6 +402,7 @@ mod tests {
         full.schedule.lr_scheduler = LrScheduler::Cosine;
         full.checkpoint.resume_from_checkpoint = Some("latest".into());
         full.run.seed = 7;
+        full.run.log_every = const { NonZeroU64::new(9).expect("9 is not 0") };
         assert_eq!(config(&full.to_toml().unwrap(), &[]), full);
     }
 

@@ -16,7 +16,8 @@ const PRESET: &str = include_str!("../../../../configs/circles-tiny.toml");
 
 pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let out = &args.out;
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    let is_empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    if out.exists() && !is_empty(out) {
         return Err(UsageError::DemoFolderNotEmpty { path: out.clone() }.into());
     }
     let plan = plan(out, args.steps)?;

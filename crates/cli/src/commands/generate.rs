@@ -11,6 +11,10 @@ use crate::backend;
 
 pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let device = backend::device();
+    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(UsageError::NoFolderForPicture { path: args.output.clone() }.into());
+    }
     // The small files first: a mistake in them is found before gigabytes are read.
     let HintPixels { hint_unit, width, height } = load_hint_for_inference(&args.control_image, None)?;
     let latents = args.latents.as_ref().map(|path| latents(path, &device)).transpose()?;

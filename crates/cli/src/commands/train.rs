@@ -1,7 +1,6 @@
 //! `pyrograph train`.
 
 use std::io::Write;
-use std::path::Path;
 
 use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
 
@@ -32,9 +31,11 @@ fn require_folders(config: &TrainConfig) -> Result<(), UsageError> {
         ("tokenizer_name", &model.tokenizer_name),
         ("dataset_name", &config.data.dataset_name),
     ] {
-        let missing = path.as_deref().filter(|path: &&Path| !path.is_dir());
-        if let Some(missing) = missing {
-            return Err(UsageError::NotAFolder { flag, name: missing.display().to_string() });
+        match path.as_deref() {
+            None => {}
+            Some(path) if path.is_dir() => {}
+            Some(path) if path.is_file() => return Err(UsageError::IsAFile { flag, path: path.to_owned() }),
+            Some(path) => return Err(UsageError::NotAFolder { flag, name: path.display().to_string() }),
         }
     }
     Ok(())

@@ -30,12 +30,12 @@ impl TryFrom<TrainConfig> for TrainPlan {
         let length =
             schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
         let optimizer = optimizer_plan(&optimizer, schedule, batch_size)?;
-        let RunSection { output_dir, seed } = run;
+        let RunSection { output_dir, seed, log_every } = run;
         if i64::try_from(seed).is_err() {
             return Err(PlanError::Seed { value: seed });
         }
         let checkpoint = checkpoint_plan(checkpoint, &output_dir);
-        Ok(Self { model, data, optimizer, length, checkpoint, validation, output_dir, seed })
+        Ok(Self { model, data, optimizer, length, checkpoint, validation, output_dir, seed, log_every })
     }
 }
 
@@ -194,7 +194,8 @@ fn validation_plan(section: ValidationSection) -> Result<ValidationPlan, PlanErr
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, optimizer, length, checkpoint, validation, output_dir, seed } = plan;
+        let TrainPlan { model, data, optimizer, length, checkpoint, validation, output_dir, seed, log_every } =
+            plan;
         let (validation_image, validation_prompt) =
             validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
         Self {
@@ -246,7 +247,7 @@ impl From<TrainPlan> for TrainConfig {
                 num_validation_images: validation.images_per_pair,
                 validation_steps: validation.every_steps,
             },
-            run: RunSection { output_dir, seed },
+            run: RunSection { output_dir, seed, log_every },
         }
     }
 }
