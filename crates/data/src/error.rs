@@ -289,9 +289,21 @@ impl DataError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Row { source, .. } => return source.hint(),
+            Self::Row { source, .. } => match source.as_ref() {
+                Self::Decode { .. } | Self::DecoderPanicked { .. } => {
+                    "png, jpeg, webp, bmp and tiff are read; replace the file or remove its row"
+                }
+                source => return source.hint(),
+            },
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "check the path; it starts at the current folder"
+            }
+            Self::MissingFile { .. } => "restore the file or remove its row",
             Self::MissingColumn { flag, column, columns } => {
-                return near_name(column, columns).map(|near| format!("did you mean `--{flag} {near}`?"));
+                return Some(match near_name(column, columns) {
+                    Some(near) => format!("did you mean `--{flag} {near}`?"),
+                    None => format!("give one of those columns as `--{flag}`"),
+                });
             }
             Self::InvalidSide { value, max } => {
                 let below = (value / 8 * 8).clamp(8, *max);
@@ -324,9 +336,7 @@ impl DataError {
                 "make the hint from the very image it belongs to; if the image is rotated by an EXIF tag, the hint \
                  must be rotated too"
             }
-            Self::Decode { .. } | Self::DecoderPanicked { .. } => {
-                "png, jpeg, webp, bmp and tiff are read; replace the file or remove its row"
-            }
+            Self::Decode { .. } | Self::DecoderPanicked { .. } => "png, jpeg, webp, bmp and tiff are read",
             Self::CursorOutOfRange { .. } => "resume with the data set and the batch size of the checkpoint",
             Self::OutputNotEmpty { .. } => "give a folder that does not exist yet",
             _ => return None,

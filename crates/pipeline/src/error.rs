@@ -48,8 +48,8 @@ pub enum PipelineError {
         /// In the other.
         right_value: String,
     },
-    /// A folder to write a model into that holds something already.
-    #[error("`{}` is not empty", path.display())]
+    /// A folder to write a model into that holds something already, or is none.
+    #[error("`{}` already exists and is not an empty folder", path.display())]
     NotEmpty {
         /// The folder.
         path: PathBuf,
@@ -78,13 +78,13 @@ impl PipelineError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Weights { source, .. } => source.hint(),
+            Self::Weights { component, source } => source.hint().or_else(|| kind_hint(component, source)),
             Self::Config { .. } => {
                 Some("this version trains and runs Stable Diffusion 1.x models in diffusers' layout".to_owned())
             }
             Self::Tokenizer(_) => Some("the tokenizer and the text encoder must come from the same model".to_owned()),
             Self::Scheduler(source) => source.hint(),
-            Self::NotEmpty { .. } => Some("name a folder that does not exist yet".to_owned()),
+            Self::NotEmpty { .. } => Some("give a folder that does not exist yet".to_owned()),
             Self::Io { .. } => None,
             Self::Mismatch { right: "ControlNet", .. } => {
                 Some("use a ControlNet that was trained for this base model".to_owned())
@@ -95,4 +95,20 @@ impl PipelineError {
             }
         }
     }
+}
+
+/// What a folder of the right kind looks like.
+fn kind_hint(component: &str, source: &WeightsError) -> Option<String> {
+    let WeightsError::WrongKind { .. } = source else { return None };
+    let hint = match component {
+        "base model" => {
+            "a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` \
+             writes it"
+        }
+        "ControlNet" => {
+            "a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }

@@ -33,8 +33,11 @@ pub fn init_base(
     device: &Device,
 ) -> Result<(), PipelineError> {
     let BasePreset::Tiny = preset;
-    let is_empty = fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
-    if !is_empty {
+    let is_free = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(_) => fs::symlink_metadata(out).is_err(),
+    };
+    if !is_free {
         return Err(PipelineError::NotEmpty { path: out.to_owned() });
     }
     let vocabulary = build_vocabulary(words);

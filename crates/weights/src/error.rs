@@ -167,10 +167,15 @@ impl WeightsError {
                  `save_pretrained(...)`"
                     .to_owned(),
             ),
+            Self::NoWeights { .. } => Some("the download or the copy is incomplete; fetch the folder again".to_owned()),
+            Self::Json { source, .. } if source.is_eof() => Some(CUT_OFF_HINT.to_owned()),
+            Self::NotFound { .. } => Some("check the path; it starts at the current folder".to_owned()),
             _ => None,
         }
     }
 }
+
+const CUT_OFF_HINT: &str = "the download or the copy was probably cut off; fetch the file again";
 
 const PICKLE_HINT: &str = "pickles can run code and are refused; a safetensors file is needed: in Python, load the \
                            model and call `save_pretrained(folder, safe_serialization=True)`";
@@ -231,7 +236,7 @@ impl Malformed {
         match self {
             Self::LfsPointer => Some("run `git lfs pull` in the folder that the file came from".to_owned()),
             Self::TooShort { .. } | Self::HeaderTruncated { .. } | Self::WrongLength { .. } => {
-                Some("the download or the copy was probably cut off; fetch the file again".to_owned())
+                Some(CUT_OFF_HINT.to_owned())
             }
             Self::HeaderTooLarge { .. } => Some("this is not a safetensors file".to_owned()),
             Self::Header(_) => None,
