@@ -1,0 +1,342 @@
+//! Base models, ControlNets and latents that cannot be used.
+
+use std::collections::HashMap;
+use std::fs;
+
+use expect_test::{Expect, expect};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+
+use super::{Desk, TRAIN};
+
+const GENERATE: &str = "generate --base=base --controlnet=controlnet --control_image=hint.png --prompt=red \
+                        --num_inference_steps=2 --output=picture.png";
+const UNET: &str = "base/unet/diffusion_pytorch_model.safetensors";
+
+/// Asserts the message for training on a base that `spoil` has changed.
+#[track_caller]
+fn check_base(spoil: impl FnOnce(&Desk), message: Expect) {
+    let desk = Desk::new();
+    spoil(&desk);
+    desk.refuses(&format!("{TRAIN} --train_data_dir=circles"), message);
+}
+
+/// Asserts the message for drawing with a folder that `spoil` has changed, with more flags.
+#[track_caller]
+fn check_generate(spoil: impl FnOnce(&Desk), flags: &str, message: Expect) {
+    let desk = Desk::new();
+    spoil(&desk);
+    desk.refuses(&format!("{GENERATE} {flags}"), message);
+}
+
+/// Rewrites a safetensors file of f32 with some tensors renamed, and others flattened.
+fn rewrite(desk: &Desk, file: &str, renamed: &[(&str, &str)], flattened: &[&str]) {
+    let bytes = fs::read(desk.path(file)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(|(name, tensor)| {
+        let shape = if flattened.contains(&name.as_str()) {
+            vec![tensor.shape().iter().product()]
+        } else {
+            tensor.shape().to_vec()
+        };
+        let name = renamed.iter().find(|(from, _)| *from == name).map_or(name, |(_, to)| (*to).to_owned());
+        (name, TensorView::new(tensor.dtype(), shape, tensor.data()).unwrap())
+    });
+    let tensors: HashMap<_, _> = tensors.collect();
+    desk.write(file, serialize(&tensors, None).unwrap());
+}
+
+/// Writes a file with one tensor of zeros.
+fn zeros(desk: &Desk, file: &str, name: &str, shape: &[usize]) {
+    let data = vec![0; 4 * shape.iter().product::<usize>()];
+    let tensor = TensorView::new(Dtype::F32, shape.to_vec(), &data).unwrap();
+    desk.write(file, serialize([(name, tensor)], None).unwrap());
+}
+
+#[test]
+fn missing_extra_and_misshapen_tensors_are_all_listed() {
+    let spoil = |desk: &Desk| {
+        rewrite(
+            desk,
+            UNET,
+            &[("conv_in.bias", "conv_inn.bias"), ("conv_out.weight", "other")],
+            &["conv_in.weight"],
+        );
+    };
+    check_base(
+        spoil,
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the UNet
+              caused by: cannot load `base/unet`
+              caused by: 2 tensors are missing, 2 are unused, 1 is wrongly shaped
+                missing: conv_in.bias [8]   (found: conv_inn.bias)
+                missing: conv_out.weight [4, 8, 3, 3]
+                unused: conv_inn.bias [8]
+                unused: other [4, 8, 3, 3]
+                wrongly shaped: conv_in.weight [8, 4, 3, 3]   (found: [288])
+
+            hint: by its names this file is a UNet; check that config.json belongs to it
+        "#]],
+    );
+}
+
+#[test]
+fn a_truncated_file_of_weights_is_named() {
+    check_base(
+        |desk| desk.write(UNET, &fs::read(desk.path(UNET)).unwrap()[..1000]),
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the UNet
+              caused by: cannot load `base/unet/diffusion_pytorch_model.safetensors`
+              caused by: the header claims 54936 bytes, the file has 992 after the header length
+
+            hint: the download or the copy was probably cut off; fetch the file again
+        "#]],
+    );
+    check_base(
+        |desk| desk.write(UNET, "version https://git-lfs.github.com/spec/v1\n"),
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the UNet
+              caused by: cannot load `base/unet/diffusion_pytorch_model.safetensors`
+              caused by: the file is a Git LFS pointer, its contents were not downloaded
+
+            hint: run `git lfs pull` in the folder that the file came from
+        "#]],
+    );
+    check_base(
+        |desk| fs::remove_file(desk.path(UNET)).unwrap(),
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the UNet
+              caused by: `base/unet` has no diffusion_pytorch_model.safetensors or model.safetensors; it has config.json
+
+            hint: the download or the copy is incomplete; fetch the folder again
+        "#]],
+    );
+}
+
+#[test]
+fn a_config_that_is_no_json_is_named() {
+    check_base(
+        |desk| desk.write("base/unet/config.json", "{"),
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the UNet
+              caused by: cannot parse `base/unet/config.json`
+              caused by: EOF while parsing an object at line 1 column 1
+
+            hint: the download or the copy was probably cut off; fetch the file again
+        "#]],
+    );
+}
+
+#[test]
+fn a_model_of_another_kind_is_no_base() {
+    let desk = Desk::new();
+    let check = |base: &str, message: Expect| {
+        desk.refuses(
+            &format!("train --train_data_dir=circles --pretrained_model_name_or_path={base}"),
+            message,
+        );
+    };
+    check(
+        "controlnet",
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the base model
+              caused by: `controlnet` is a ControlNet (ControlNetModel), not a StableDiffusionPipeline folder
+
+            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+        "#]],
+    );
+    check(
+        "base/unet",
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the base model
+              caused by: `base/unet` is a bare model (UNet2DConditionModel), not a StableDiffusionPipeline folder
+
+            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+        "#]],
+    );
+    check(
+        UNET,
+        expect![[r#"
+            error: `--pretrained_model_name_or_path`: `base/unet/diffusion_pytorch_model.safetensors` is a file, not a folder
+
+            hint: a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and `save_pretrained(...)`
+        "#]],
+    );
+    check(
+        "circles",
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the base model
+              caused by: `circles` is a folder without model_index.json or config.json, not a StableDiffusionPipeline folder
+
+            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+        "#]],
+    );
+}
+
+#[test]
+fn a_model_of_another_kind_is_no_controlnet() {
+    let desk = Desk::new();
+    let generate = "generate --base=base --control_image=hint.png --prompt=red --output=picture.png";
+    desk.refuses(
+        &format!("{generate} --controlnet=base"),
+        expect![[r#"
+            error: cannot load the ControlNet
+              caused by: `base` is a pipeline (StableDiffusionPipeline), not a ControlNetModel folder
+
+            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights
+        "#]],
+    );
+    desk.refuses(
+        &format!("{generate} --controlnet=base/unet"),
+        expect![[r#"
+            error: cannot load the ControlNet
+              caused by: `base/unet` is a bare model (UNet2DConditionModel), not a ControlNetModel folder
+
+            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights
+        "#]],
+    );
+    desk.refuses(
+        &format!("{generate} --controlnet=controlnet/diffusion_pytorch_model.safetensors"),
+        expect![[r#"
+            error: cannot load the ControlNet
+              caused by: `controlnet/diffusion_pytorch_model.safetensors` is a single-file checkpoint, not a ControlNetModel folder
+
+            hint: a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and `save_pretrained(...)`
+        "#]],
+    );
+    desk.refuses(
+        &format!("{generate} --controlnet=nope"),
+        expect![[r#"
+            error: cannot load the ControlNet
+              caused by: `nope` does not exist
+
+            hint: check the path; it starts at the current folder
+        "#]],
+    );
+}
+
+#[test]
+fn sdxl_is_not_trained_yet() {
+    let is_sdxl = |desk: &Desk| {
+        desk.set_json("base/model_index.json", "_class_name", "StableDiffusionXLPipeline");
+    };
+    check_base(
+        is_sdxl,
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the base model
+              caused by: `base` is an SDXL pipeline (StableDiffusionXLPipeline), not a StableDiffusionPipeline folder
+
+            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+        "#]],
+    );
+    let has_sizes = |desk: &Desk| desk.set_json("base/unet/config.json", "addition_embed_type", "text_time");
+    check_base(
+        has_sizes,
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot build the UNet from its config.json
+              caused by: `addition_embed_type` is "text_time", but only null is supported
+
+            hint: this version trains and runs Stable Diffusion 1.x models in diffusers' layout
+        "#]],
+    );
+}
+
+#[test]
+fn a_controlnet_of_another_base_is_refused() {
+    let other = |desk: &Desk| {
+        desk.done("init-base other");
+        fs::remove_dir_all(desk.path("base")).unwrap();
+        fs::rename(desk.path("other"), desk.path("base")).unwrap();
+    };
+    check_generate(
+        other,
+        "",
+        expect![[r#"
+            error: the UNet and the ControlNet do not belong together: `cross_attention_dim` is 64 and 12
+
+            hint: use a ControlNet that was trained for this base model
+        "#]],
+    );
+}
+
+#[test]
+fn latents_must_fit_the_hint() {
+    check_generate(
+        |desk| zeros(desk, "zeros", "latents", &[1, 4, 8, 8]),
+        "--latents=zeros",
+        expect![[r#"
+            error: the latents have shape [1, 4, 8, 8], but this hint needs [1, 4, 4, 5]
+
+            hint: latents are an eighth of the picture's height and width; omit them to draw them from the seed
+        "#]],
+    );
+    check_generate(
+        |desk| zeros(desk, "zeros", "latents", &[4, 4, 5]),
+        "--latents=zeros",
+        expect![[r#"
+            error: `latents` in `zeros` has shape [4, 4, 5], expected [1, channels, height, width]
+        "#]],
+    );
+    check_generate(
+        |desk| zeros(desk, "zeros", "noise", &[1, 4, 4, 5]),
+        "--latents=zeros",
+        expect![[r#"
+            error: `zeros` has no tensor `latents`, it has noise
+        "#]],
+    );
+    check_generate(
+        |desk| desk.write("zeros", "zeros"),
+        "--latents=zeros",
+        expect![[r#"
+            error: cannot load `zeros`
+              caused by: the file has 5 bytes, a safetensors file has at least 8
+
+            hint: the download or the copy was probably cut off; fetch the file again
+        "#]],
+    );
+}
+
+#[test]
+fn a_picture_needs_a_hint_and_a_place() {
+    let line = |hint: &str, output: &str| {
+        format!(
+            "generate --base=base --controlnet=controlnet --prompt=red --control_image={hint} --output={output}"
+        )
+    };
+    let desk = Desk::new();
+    desk.refuses(
+        &line("nope.png", "picture.png"),
+        expect![[r#"
+            error: cannot read `nope.png`
+              caused by: No such file or directory (os error 2)
+
+            hint: check the path; it starts at the current folder
+        "#]],
+    );
+    desk.refuses(
+        &line("base/model_index.json", "picture.png"),
+        expect![[r#"
+            error: cannot decode `base/model_index.json`
+              caused by: The image format could not be determined
+
+            hint: png, jpeg, webp, bmp and tiff are read
+        "#]],
+    );
+    desk.refuses(
+        &line("hint.png", "nowhere/picture.png"),
+        expect![[r#"
+            error: cannot write `nowhere/picture.png`: there is no such folder
+
+            hint: make the folder first
+        "#]],
+    );
+}

@@ -1,0 +1,158 @@
+//! The command line as its user meets it: exit codes, messages, and the files that are there afterwards.
+//!
+//! Every test has a desk, a folder with the models and data of a user, and runs the program in it as a process of its
+//! own. Messages are pinned whole; after a change of words, `UPDATE_EXPECT=1` rewrites them in the source.
+
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "an expectation is written in the call: `check(input, expect![..])`"
+)]
+
+mod bad_data;
+mod bad_models;
+mod bad_settings;
+mod checkpoints;
+mod training;
+mod verbs;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use expect_test::Expect;
+use tempfile::TempDir;
+
+/// What every training run here has in common.
+const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32";
+
+/// The program: that of this build, or `PYROGRAPH_BIN` on a machine without it.
+fn program() -> Command {
+    let built = env!("CARGO_BIN_EXE_pyrograph-under-test");
+    Command::new(std::env::var_os("PYROGRAPH_BIN").unwrap_or_else(|| OsString::from(built)))
+}
+
+/// A user's folder: a tiny base model in `base`, a ControlNet of it in `controlnet` with its `hint.png` and
+/// `latents.safetensors`, and five pairs of circles in `circles`.
+struct Desk {
+    /// Deletes the folder at the end.
+    _dir: TempDir,
+    path: PathBuf,
+}
+
+/// What a command left behind.
+struct Finished {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        copy(&crate::fixtures().join("parity/generate/sd1-like"), &path);
+        crate::train::circles(&path);
+        Self { _dir: dir, path }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    /// Changes one value of a JSON file.
+    fn set_json(&self, name: &str, key: &str, value: impl Into<serde_json::Value>) {
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap();
+        json[key] = value.into();
+        self.write(name, json.to_string());
+    }
+
+    /// The command in this folder, for a line of words without quotes.
+    fn command(&self, line: &str) -> Command {
+        let mut command = program();
+        command.current_dir(&self.path).args(line.split_whitespace()).stdin(Stdio::null());
+        command
+    }
+
+    fn finish(&self, mut command: Command) -> Finished {
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let folder = self.path.to_str().unwrap();
+        let stderr = text(output.stderr).replace(folder, "DESK").replace("pyrograph-under-test", "pyrograph");
+        Finished { code: output.status.code(), stdout: text(output.stdout), stderr }
+    }
+
+    fn run(&self, line: &str) -> Finished {
+        self.finish(self.command(line))
+    }
+
+    /// Runs a command that must succeed; returns its standard output.
+    fn done(&self, line: &str) -> String {
+        let finished = self.run(line);
+        assert_eq!(finished.code, Some(0), "{line}\n{}", finished.stderr);
+        finished.stdout
+    }
+
+    /// Asserts that a command is refused as bad input with this message and leaves every file as it was.
+    #[track_caller]
+    fn refuses(&self, line: &str, message: Expect) {
+        self.refuses_command(self.command(line), message);
+    }
+
+    #[track_caller]
+    fn refuses_command(&self, command: Command, message: Expect) {
+        let before = files(&self.path);
+        let finished = self.finish(command);
+        message.assert_eq(&finished.stderr);
+        assert_eq!(finished.code, Some(2), "the exit code");
+        assert_eq!(finished.stdout, "", "standard output");
+        let after = files(&self.path);
+        let changed: Vec<_> =
+            before.keys().chain(after.keys()).filter(|&path| before.get(path) != after.get(path)).collect();
+        assert!(changed.is_empty(), "changed: {changed:?}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// All files below a folder with their contents, and the folders with none.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.append(&mut files(&path));
+            found.insert(path, None);
+        } else {
+            let contents = fs::read(&path).unwrap();
+            found.insert(path, Some(contents));
+        }
+    }
+    found
+}
+
+/// The names in a folder, in order.
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(name).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,118 @@
+//! Whole training runs: what is there afterwards.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::{Desk, TRAIN, names};
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+fn events(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["event"].as_str().unwrap()).collect()
+}
+
+fn assert_is_controlnet(folder: &Path) {
+    let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["_class_name"], "ControlNetModel");
+    let bytes = fs::read(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    assert!(SafeTensors::deserialize(&bytes).unwrap().tensor("controlnet_mid_block.weight").is_ok());
+}
+
+#[test]
+fn a_command_pasted_from_the_reference_guide_runs() {
+    let desk = Desk::new();
+    for name in ["a.png", "b.png"] {
+        fs::copy(desk.path("hint.png"), desk.path(name)).unwrap();
+    }
+    let mut command = desk.command(
+        "train --pretrained_model_name_or_path=base --train_data_dir=circles --output_dir=out --resolution=32 \
+         --learning_rate=1e-5 --validation_image a.png b.png",
+    );
+    command.args([
+        "--validation_prompt",
+        "red circle with blue background",
+        "cyan circle with brown floral background",
+    ]);
+    command.args(["--train_batch_size=1", "--gradient_accumulation_steps=4", "--max_train_steps=2"]);
+    command.args(["--num_validation_images=1", "--validation_steps=1"]);
+    let finished = desk.finish(command);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.stdout, "");
+    assert!(
+        finished.stderr.contains("Total train batch size (w. parallel, distributed & accumulation) = 4\n")
+    );
+
+    let out = desk.path("out");
+    assert_eq!(
+        names(&out),
+        ["config.json", "diffusion_pytorch_model.safetensors", "metrics.jsonl", "validation"]
+    );
+    assert_is_controlnet(&out);
+    let metrics = json_lines(&fs::read_to_string(out.join("metrics.jsonl")).unwrap());
+    assert_eq!(events(&metrics), ["started", "progress", "validation", "progress", "validation", "finished"]);
+    let hint = image::open(desk.path("hint.png")).unwrap();
+    for step in ["step-000001", "step-000002"] {
+        let dir = out.join("validation").join(step);
+        let grid = image::open(dir.join("grid.png")).unwrap();
+        // Two rows of a hint and a picture, each cell with 4 px of padding, and 4 px at the end.
+        assert_eq!((grid.width(), grid.height()), (2 * (hint.width() + 4) + 4, 2 * (hint.height() + 4) + 4));
+        let picture = image::open(dir.join("pair-1-image-0.png")).unwrap();
+        assert_eq!((picture.width(), picture.height()), (hint.width(), hint.height()));
+    }
+}
+
+#[test]
+fn events_are_json_lines_on_standard_output() {
+    let desk = Desk::new();
+    let stdout = desk.done(&format!(
+        "{TRAIN} --train_data_dir=circles --max_train_steps=2 --checkpointing_steps=2 --log-format=json"
+    ));
+    let lines = json_lines(&stdout);
+    assert_eq!(events(&lines), ["started", "progress", "progress", "checkpoint", "finished"]);
+    assert_eq!(lines[0]["n_examples"], 5);
+    assert!(lines[2]["loss"].as_f64().unwrap() > 0.0);
+    assert_eq!(fs::read_to_string(desk.path("out/metrics.jsonl")).unwrap(), stdout);
+}
+
+#[test]
+fn a_printed_config_is_a_preset_that_prints_itself() {
+    let desk = Desk::new();
+    let flags = "--train_data_dir=circles --learning_rate=3e-4 --lr_scheduler=cosine --max_train_steps=2 \
+                 --validation_image hint.png --validation_prompt circle --checkpoints_total_limit=3";
+    let printed = desk.done(&format!("{TRAIN} {flags} --print-config"));
+    assert!(printed.contains("learning_rate = 0.0003\n"), "{printed}");
+    assert!(!desk.path("out").exists());
+    desk.write("preset.toml", &printed);
+    assert_eq!(desk.done("train preset.toml --print-config"), printed);
+    desk.done("train preset.toml");
+    assert_is_controlnet(&desk.path("out"));
+}
+
+#[test]
+fn a_quiet_run_says_nothing() {
+    let desk = Desk::new();
+    let finished = desk.run(&format!("{TRAIN} --train_data_dir=circles --max_train_steps=1 --quiet"));
+    assert_eq!((finished.code, finished.stdout.as_str(), finished.stderr.as_str()), (Some(0), "", ""));
+}
+
+#[test]
+fn a_trained_controlnet_can_be_trained_further_and_drawn_with() {
+    let desk = Desk::new();
+    let train = format!(
+        "{TRAIN} --train_data_dir=circles --max_train_steps=1 --controlnet_model_name_or_path=controlnet"
+    );
+    desk.done(&train);
+    desk.done(
+        "generate --base=base --controlnet=out --control-image=hint.png --prompt=red --num-inference-steps=2 \
+         --output=picture.png",
+    );
+}

@@ -1,0 +1,143 @@
+//! The verbs beside `train`.
+
+use std::fs;
+
+use expect_test::{Expect, expect};
+
+use super::{Desk, names};
+
+const GENERATE: &str = "generate --base=base --controlnet=controlnet --control_image=hint.png --prompt=red \
+                        --num_inference_steps=2";
+
+#[test]
+fn every_verb_has_help_that_explains_the_exit_codes() {
+    let desk = Desk::new();
+    for verb in ["", "train", "generate", "inspect", "init-base", "data", "data circles", "demo"] {
+        let help = desk.done(&format!("{verb} --help"));
+        assert!(help.contains("Exit codes:\n  0  done\n  1  the run failed\n  2  a wrong"), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn no_verb_at_all_is_answered_with_the_help() {
+    let finished = Desk::new().run("");
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("Usage: pyrograph"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_seed_draws_the_same_picture_twice_and_another_seed_another_one() {
+    let desk = Desk::new();
+    let draw = |seed: u32, output: &str| {
+        desk.done(&format!("{GENERATE} --seed={seed} --output={output}"));
+        fs::read(desk.path(output)).unwrap()
+    };
+    let first = draw(3, "first.png");
+    assert!(draw(3, "second.png") == first);
+    assert!(draw(4, "third.png") != first);
+}
+
+#[test]
+fn given_latents_take_the_place_of_the_seed() {
+    let desk = Desk::new();
+    let draw = |seed: u32, output: &str| {
+        desk.done(&format!("{GENERATE} --latents=latents.safetensors --seed={seed} --output={output}"));
+        fs::read(desk.path(output)).unwrap()
+    };
+    let first = draw(3, "first.png");
+    assert!(draw(4, "second.png") == first);
+    let (picture, hint) =
+        (image::load_from_memory(&first).unwrap(), image::open(desk.path("hint.png")).unwrap());
+    assert_eq!((picture.width(), picture.height()), (hint.width(), hint.height()));
+}
+
+#[test]
+fn inspect_says_what_a_model_is() {
+    let desk = Desk::new();
+    let check = |path: &str, report: Expect| report.assert_eq(&desk.done(&format!("inspect {path}")));
+    check(
+        "base",
+        expect![[r#"
+            base: a diffusers pipeline (StableDiffusionPipeline)
+              in channels   4
+              tensors       710
+              parameters    170739
+              bytes         682956
+              F32           710 tensors
+              text_encoder  a CLIP text encoder, 8836 parameters
+              unet          a UNet, 140540 parameters
+              vae           an autoencoder (VAE), 21363 parameters
+        "#]],
+    );
+    check(
+        "controlnet",
+        expect![[r#"
+            controlnet: a ControlNet (ControlNetModel)
+              in channels   4
+              hint channels 3
+              tensors       258
+              parameters    63564
+              bytes         254256
+              F32           258 tensors
+              format: pt
+        "#]],
+    );
+    check(
+        "base/unet/diffusion_pytorch_model.safetensors",
+        expect![[r#"
+            base/unet/diffusion_pytorch_model.safetensors: a UNet
+              in channels   4
+              tensors       494
+              parameters    140540
+              bytes         562160
+              F32           494 tensors
+              format: pt
+        "#]],
+    );
+}
+
+#[test]
+fn inspect_speaks_json_too() {
+    let report = Desk::new().done("inspect controlnet --log-format json");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report.is_object(), "{report}");
+}
+
+#[test]
+fn inspect_of_nothing_is_bad_input() {
+    Desk::new().refuses(
+        "inspect nowhere",
+        expect![[r#"
+            error: `nowhere` does not exist
+
+            hint: check the path; it starts at the current folder
+        "#]],
+    );
+}
+
+#[test]
+fn equal_seeds_make_equal_bases_and_data() {
+    let desk = Desk::new();
+    for verb in ["init-base --seed 5", "data circles --count 3 --size 32 --seed 5"] {
+        let written = |out: &str| {
+            desk.done(&format!("{verb} {out}"));
+            let root = desk.path(out);
+            let files = super::files(&root).into_iter();
+            let files =
+                files.map(|(path, contents)| (path.strip_prefix(&root).unwrap().to_owned(), contents));
+            let files: Vec<_> = files.collect();
+            fs::remove_dir_all(root).unwrap();
+            files
+        };
+        assert!(written("first") == written("second"), "{verb}");
+    }
+}
+
+#[test]
+fn the_demo_trains_from_nothing() {
+    let desk = Desk::new();
+    desk.done("demo all --count 4 --steps 2");
+    let folders = names(&desk.path("all"));
+    assert_eq!(folders.len(), 3, "{folders:?}");
+    expect!["circles out tiny-sd"].assert_eq(&folders.join(" "));
+}
