@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use expect_test::expect;
+
 use super::{Desk, TRAIN, names};
 
 /// The steps of the checkpoints in `out`, in order.
@@ -41,6 +43,52 @@ fn a_resumed_run_trims_the_checkpoints_of_the_first() {
     assert_eq!(checkpoints(&desk), [2, 4, 6]);
     train(&desk, "--max_train_steps=8 --resume_from_checkpoint=checkpoint-6 --checkpoints_total_limit=2");
     assert_eq!(checkpoints(&desk), [6, 8]);
+}
+
+#[test]
+fn what_a_killed_run_was_writing_or_deleting_is_cleared_away() {
+    let desk = Desk::new();
+    desk.write("out/.checkpoint-9.incomplete/state.json", "{");
+    desk.write("out/.checkpoint-7.deleted/state.json", "{");
+    desk.write("out/.checkpoint-notes/mine.txt", "");
+    train(&desk, "--max_train_steps=2");
+    let hidden: Vec<_> = names(&desk.path("out")).into_iter().filter(|name| name.starts_with('.')).collect();
+    assert_eq!(hidden, [".checkpoint-notes"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_by_name_and_skipped_as_the_latest() {
+    let desk = Desk::new();
+    train(&desk, "--max_train_steps=4");
+    let optimizer = "out/checkpoint-4/optimizer.safetensors";
+    let bytes = fs::read(desk.path(optimizer)).unwrap();
+    desk.write(optimizer, &bytes[..bytes.len() - 1]);
+
+    let line = format!("{TRAIN} --train_data_dir=circles --train_batch_size=1 --max_train_steps=4 --quiet");
+    desk.refuses(
+        &format!("{line} --resume_from_checkpoint=checkpoint-4"),
+        expect![[r#"
+            error: `out/checkpoint-4` is not a complete checkpoint: `optimizer.safetensors` is damaged
+
+            hint: give a folder `checkpoint-N` that a run has written, or `latest` for the newest complete one
+        "#]],
+    );
+    let stdout = desk.done(&format!("{line} --resume_from_checkpoint=latest --log-format=json"));
+    assert!(stdout.lines().next().unwrap().contains("\"resumed_at\":2"), "{stdout}");
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let desk = Desk::new();
+    train(&desk, "--max_train_steps=2");
+    desk.refuses(
+        &format!("{TRAIN} --train_data_dir=circles --train_batch_size=2 --resume_from_checkpoint=latest"),
+        expect![[r#"
+            error: `out/checkpoint-2` belongs to another run: `train_batch_size` was 1 and is 2
+
+            hint: resume with the settings of that run, or start a new one in another --output_dir
+        "#]],
+    );
 }
 
 #[test]

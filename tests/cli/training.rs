@@ -105,6 +105,16 @@ fn a_quiet_run_says_nothing() {
 }
 
 #[test]
+fn a_loss_that_is_no_number_ends_the_run_as_failed() {
+    let desk = Desk::new();
+    let train = format!("{TRAIN} --train_data_dir=circles --max_train_steps=9 --learning_rate=1e30 --quiet");
+    let finished = desk.run(&train);
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.starts_with("error: the loss is "), "{}", finished.stderr);
+    assert!(finished.stderr.contains("\nhint: resume from the last checkpoint"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_trained_controlnet_can_be_trained_further_and_drawn_with() {
     let desk = Desk::new();
     let train = format!(

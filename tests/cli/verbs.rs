@@ -26,6 +26,22 @@ fn no_verb_at_all_is_answered_with_the_help() {
 }
 
 #[test]
+fn a_misspelt_verb_is_answered_with_the_right_one() {
+    Desk::new().refuses(
+        "trian",
+        expect![[r#"
+            error: unrecognized subcommand 'trian'
+
+              tip: a similar subcommand exists: 'train'
+
+            Usage: pyrograph [OPTIONS] <COMMAND>
+
+            For more information, try '--help'.
+        "#]],
+    );
+}
+
+#[test]
 fn a_seed_draws_the_same_picture_twice_and_another_seed_another_one() {
     let desk = Desk::new();
     let draw = |seed: u32, output: &str| {
@@ -138,6 +154,8 @@ fn the_demo_trains_from_nothing() {
     let desk = Desk::new();
     desk.done("demo all --count 4 --steps 2");
     let folders = names(&desk.path("all"));
-    assert_eq!(folders.len(), 3, "{folders:?}");
-    expect!["circles out tiny-sd"].assert_eq(&folders.join(" "));
+    assert_eq!(folders, ["circles", "out", "tiny-sd"]);
+    for file in ["tiny-sd/model_index.json", "out/config.json", "out/validation/step-000002/grid.png"] {
+        assert!(desk.path("all").join(file).is_file(), "{file}");
+    }
 }
