@@ -112,6 +112,9 @@ fn a_loss_that_is_no_number_ends_the_run_as_failed() {
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     assert!(finished.stderr.starts_with("error: the loss is "), "{}", finished.stderr);
     assert!(finished.stderr.contains("\nhint: resume from the last checkpoint"), "{}", finished.stderr);
+
+    desk.run(&format!("{train} --log_every=9 --checkpointing_steps=4"));
+    assert_eq!(names(&desk.path("out")), ["metrics.jsonl"], "no checkpoint of such a run is kept");
 }
 
 #[test]

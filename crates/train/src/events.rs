@@ -12,7 +12,7 @@ use crate::TrainError;
 pub enum Event {
     /// Everything is loaded and the first step comes next.
     Started(Banner),
-    /// Optimizer steps were made; sent every `log_every` of them and after the last.
+    /// Optimizer steps were made; sent every `log_every` of them, before each checkpoint and after the last.
     Progress(Progress),
     /// A checkpoint is complete on disk.
     Checkpoint {

@@ -128,7 +128,9 @@ impl Trainer {
             let epoch = self.position.cursor.epoch;
             let grad_norm = self.optimizer_step(&mut loader, lr, &mut window)?;
             let step = self.step();
-            if step.is_multiple_of(self.plan.log_every.get()) || step == total_steps {
+            let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
+            // Before each checkpoint, too: none is kept of a run whose loss is no number any more.
+            if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || step == total_steps {
                 let (loss, images_per_second) = window.report();
                 if !loss.is_finite() {
                     return Err(TrainError::NonFinite { step, loss });
@@ -137,7 +139,7 @@ impl Trainer {
                 let progress = Progress { step, total_steps, epoch, loss, lr, grad_norm, images_per_second };
                 observer.observe(&Event::Progress(progress))?;
             }
-            if step.is_multiple_of(self.plan.checkpoint.every_steps.get()) {
+            if is_checkpoint {
                 let path = self.snapshot().save(&output_dir, self.plan.checkpoint.total_limit)?;
                 observer.observe(&Event::Checkpoint { step, path })?;
             }
