@@ -306,6 +306,28 @@ fn latents_must_fit_the_hint() {
 }
 
 #[test]
+fn a_scale_must_be_a_number() {
+    check_generate(
+        |_| {},
+        "--guidance_scale=nan",
+        expect![[r#"
+            error: invalid value 'nan' for '--guidance-scale <G>': the number must be finite
+
+            For more information, try '--help'.
+        "#]],
+    );
+    check_generate(
+        |_| {},
+        "--scheduler=ddim --guidance_scale=-1 --controlnet_conditioning_scale=-inf",
+        expect![[r#"
+            error: invalid value '-inf' for '--controlnet-conditioning-scale <S>': the number must be finite
+
+            For more information, try '--help'.
+        "#]],
+    );
+}
+
+#[test]
 fn a_picture_needs_a_hint_and_a_place() {
     let line = |hint: &str, output: &str| {
         format!(

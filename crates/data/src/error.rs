@@ -293,12 +293,12 @@ impl DataError {
                 Self::Decode { .. } | Self::DecoderPanicked { .. } => {
                     "png, jpeg, webp, bmp and tiff are read; replace the file or remove its row"
                 }
+                Self::MissingFile { .. } => "restore the file or remove its row",
                 source => return source.hint(),
             },
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "check the path; it starts at the current folder"
             }
-            Self::MissingFile { .. } => "restore the file or remove its row",
             Self::MissingColumn { flag, column, columns } => {
                 return Some(match near_name(column, columns) {
                     Some(near) => format!("did you mean `--{flag} {near}`?"),

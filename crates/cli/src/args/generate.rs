@@ -10,6 +10,7 @@ use pyrograph_pipeline::SamplerKind;
 
 /// Draw a picture from a prompt and a hint.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub(crate) struct GenerateArgs {
     /// A Stable Diffusion folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
@@ -30,10 +31,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) num_inference_steps: NonZeroUsize,
     /// Classifier-free guidance; 1 or less turns it off.
-    #[arg(long, value_name = "G", default_value_t = 7.5)]
+    #[arg(long, value_name = "G", default_value_t = 7.5, value_parser = finite)]
     pub(crate) guidance_scale: f64,
     /// Factor on what the ControlNet adds.
-    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = finite)]
     pub(crate) controlnet_conditioning_scale: f64,
     /// Let the hint alone decide: the ControlNet acts on the prompt's half only, weaker at fine detail.
     #[arg(long)]
@@ -50,4 +51,9 @@ pub(crate) struct GenerateArgs {
     /// The picture to write.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) output: PathBuf,
+}
+
+fn finite(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
+    let number: f64 = text.parse()?;
+    if number.is_finite() { Ok(number) } else { Err("the number must be finite".into()) }
 }
