@@ -59,7 +59,7 @@ pub fn generate(
         let prediction = denoiser.predict(latents.clone(), timestep as f32);
         latents = sampler.step(prediction, step_idx, latents);
     }
-    let picture = bundle.vae.decode(latents / bundle.vae_config.scaling_factor);
+    let picture = bundle.vae.decode(bundle.vae.unscale(latents));
     Ok((picture / 2.0 + 0.5).clamp(0.0, 1.0))
 }
 

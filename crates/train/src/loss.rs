@@ -36,8 +36,8 @@ pub(crate) fn control_loss(
     draw: Draw,
 ) -> Tensor<1> {
     let posterior = DiagonalGaussian::from_moments(batch.moments.clone());
-    let latents = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
-    let latents = latents * bundle.vae_config.scaling_factor;
+    let sample = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
+    let latents = bundle.vae.scale(sample);
     let noise = normal_like(&latents, batch, draw, Purpose::Noise);
     let timesteps = timesteps(batch, draw, schedule.n_train_timesteps());
     let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
