@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::{Distribution, TensorData};
 use pyrograph::backend;
 use pyrograph_pipeline::{Bundle, BundleOptions};
-use pyrograph_train::{AdamW, AdamWConfig, Gradients, Trainer, mse};
+use pyrograph_train::{AdamW, AdamWConfig, Event, Gradients, Observer, TrainError, Trainer, mse};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -176,6 +176,41 @@ fn training_leaves_the_base_model_as_it_was_and_moves_the_controlnet() {
     let unmoved: Vec<_> =
         after.iter().filter(|(name, value)| trained[*name] == **value).map(|(name, _)| name).collect();
     assert!(unmoved.is_empty(), "after four steps every parameter has moved, but not {unmoved:?}");
+}
+
+/// The losses of six steps on one sample, whose weights hardly move.
+fn losses(seed: u64) -> Vec<f64> {
+    struct Losses(Vec<f64>);
+    impl Observer for Losses {
+        fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+            if let Event::Progress(progress) = event {
+                self.0.push(progress.loss);
+            }
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let plan = plan(dir.path(), &dir.path().join("out"), |config| {
+        config.run.seed = seed;
+        config.data.max_train_samples = Some(1.try_into().expect("not zero"));
+        config.optimizer.learning_rate = 1e-12;
+        config.schedule.max_train_steps = Some(6.try_into().expect("not zero"));
+    });
+    let mut observer = Losses(Vec::new());
+    Trainer::new(plan, &backend::device()).expect("a trainer").run(&mut observer).expect("six steps");
+    observer.0
+}
+
+#[test]
+fn every_step_draws_new_noise_and_the_seed_decides_all_of_it() {
+    let first = losses(1);
+    let mut distinct = first.clone();
+    distinct.sort_by(f64::total_cmp);
+    distinct.dedup();
+    assert_eq!(distinct.len(), 6, "{first:?}");
+    assert_eq!(losses(1), first);
+    assert_ne!(losses(2), first);
 }
 
 #[test]
