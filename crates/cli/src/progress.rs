@@ -74,8 +74,10 @@ impl Observer for Bar {
                     bar.set_position(progress.step);
                 }
                 Event::Finished { .. } => {
-                    bar.finish();
                     bar.println(announcement(event));
+                    bar.finish();
+                    // The bar leaves the cursor behind it.
+                    let _ = writeln!(std::io::stderr().lock());
                 }
                 other => bar.println(announcement(other)),
             }

@@ -33,10 +33,12 @@ pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let hint = plan.validation.pairs.first().map(|pair| pair.image.clone()).unwrap_or_default();
     let base = plan.model.base.clone();
     Trainer::new(plan, &backend::device())?.run(progress::observer(output).as_mut())?;
+    let program = std::env::current_exe().unwrap_or_else(|_| "pyrograph".into());
     tracing::info!(
-        "look at {}, and draw with what was trained:\n  pyrograph generate --base {} --controlnet {} --control-image {} \
+        "look at {}, and draw with what was trained:\n  {} generate --base {} --controlnet {} --control-image {} \
          --prompt \"red circle with blue background\" --output picture.png",
         trained.join("validation").display(),
+        program.display(),
         base.display(),
         trained.display(),
         hint.display(),
