@@ -9,21 +9,20 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use image::{Rgb, RgbImage};
-use rand_chacha::rand_core::Rng;
-
-use crate::colors::COLORS;
+use crate::colors::Palette;
 use crate::error::DataError;
-use crate::picture::{save_png, to_byte};
+use crate::picture::save_png;
 use crate::random::{self, Purpose};
+use crate::shapes::{Figure, Ground, Scene, SceneOptions};
 use crate::transform::Side;
 
-/// Circle and background differ by at least this in RGB (Euclidean, of 441), so that the circle can be seen.
-const MIN_COLOR_DISTANCE: f64 = 96.0;
-/// The radius as a share of the side.
-const RADIUS: (f64, f64) = (1.0 / 9.0, 3.0 / 8.0);
-/// The centre stays this many radii away from the edges: a few circles touch or leave the picture.
-const MIN_CENTER_RADII: f64 = 0.8;
+/// As in fill50k: circles of any CSS colour on a plain ground of another.
+const SCENES: SceneOptions = SceneOptions {
+    figures: &[Figure::Circle],
+    grounds: &[Ground::Plain],
+    palette: Palette::Css,
+    radius: (1.0 / 9.0, 3.0 / 8.0),
+};
 
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
@@ -91,9 +90,9 @@ fn write(circles: &Circles, out: &Path) -> Result<(), DataError> {
             let train = &train;
             move || {
                 (first..circles.count.get()).step_by(n_threads).try_for_each(|index| {
-                    let circle = Circle::new(circles.seed, index, circles.side);
-                    save_png(&circle.image(circles.side), &train.join(image_name(index)))?;
-                    save_png(&circle.hint(circles.side), &train.join(hint_name(index)))
+                    let scene = scene(circles, index);
+                    save_png(&scene.picture(circles.side), &train.join(image_name(index)))?;
+                    save_png(&scene.hint(circles.side), &train.join(hint_name(index)))
                 })
             }
         };
@@ -107,7 +106,7 @@ fn write(circles: &Circles, out: &Path) -> Result<(), DataError> {
         let row = serde_json::json!({
             "file_name": image_name(index),
             "conditioning_image_file_name": hint_name(index),
-            "text": Circle::new(circles.seed, index, circles.side).caption(),
+            "text": scene(circles, index).caption(),
         });
         writeln!(file, "{row}").map_err(cannot_write(&metadata))?;
     }
@@ -122,70 +121,9 @@ fn hint_name(index: usize) -> String {
     format!("conditioning_images/{index:05}.png")
 }
 
-/// One sample: lengths in pixels, colours as places in [`COLORS`].
-struct Circle {
-    center: (f64, f64),
-    radius: f64,
-    color: usize,
-    background: usize,
-}
-
-impl Circle {
-    fn new(seed: u64, index: usize, side: Side) -> Self {
-        let mut rng = random::rng(seed, index as u64, "", Purpose::Circle);
-        let side = f64::from(side.pixels());
-        let mut between = |low: f64, high: f64| low + (high - low) * random::unit(&mut rng);
-        let radius = side * between(RADIUS.0, RADIUS.1);
-        let margin = MIN_CENTER_RADII * radius;
-        let center = (between(margin, side - margin), between(margin, side - margin));
-        let (color, background) = distinct_colors(&mut rng);
-        Self { center, radius, color, background }
-    }
-
-    /// "pale golden rod circle with old lace background"
-    fn caption(&self) -> String {
-        format!("{} circle with {} background", COLORS[self.color].0, COLORS[self.background].0)
-    }
-
-    /// The filled circle on its background.
-    fn image(&self, side: Side) -> RgbImage {
-        let (color, background) = (COLORS[self.color].1, COLORS[self.background].1);
-        self.draw(side, |coverage| {
-            let blend = |channel: usize| {
-                let (inside, outside) = (f64::from(color[channel]), f64::from(background[channel]));
-                to_byte((outside + (inside - outside) * coverage(self.radius)) / 255.0)
-            };
-            Rgb([blend(0), blend(1), blend(2)])
-        })
-    }
-
-    /// The white outline on black, 1 to 3 px wide.
-    fn hint(&self, side: Side) -> RgbImage {
-        let width = (f64::from(side.pixels()) / 64.0).clamp(1.0, 3.0);
-        self.draw(side, |coverage| Rgb([to_byte(coverage(self.radius) - coverage(self.radius - width)); 3]))
-    }
-
-    /// Colours each pixel by the share of it that discs of given radii around the centre cover.
-    fn draw(&self, side: Side, color: impl Fn(&dyn Fn(f64) -> f64) -> Rgb<u8>) -> RgbImage {
-        RgbImage::from_fn(side.pixels(), side.pixels(), |x, y| {
-            let distance = (f64::from(x) + 0.5 - self.center.0).hypot(f64::from(y) + 0.5 - self.center.1);
-            // The edge is as good as straight within a pixel, so its distance is the share.
-            color(&|radius| (radius - distance + 0.5).clamp(0.0, 1.0))
-        })
-    }
-}
-
-fn distinct_colors(rng: &mut impl Rng) -> (usize, usize) {
-    loop {
-        let (first, second) = (random::below(rng, COLORS.len()), random::below(rng, COLORS.len()));
-        if color_distance(COLORS[first].1, COLORS[second].1) >= MIN_COLOR_DISTANCE {
-            return (first, second);
-        }
-    }
-}
-
-fn color_distance(left: [u8; 3], right: [u8; 3]) -> f64 {
-    left.iter().zip(right).map(|(left, right)| f64::from(left.abs_diff(right)).powi(2)).sum::<f64>().sqrt()
+/// The scene of one sample.
+fn scene(circles: &Circles, index: usize) -> Scene {
+    Scene::choose(&mut random::rng(circles.seed, index as u64, "", Purpose::Circle), &SCENES)
 }
 
 #[cfg(test)]
@@ -231,26 +169,39 @@ mod tests {
         assert!(matches!(error, DataError::OutputNotEmpty { .. }));
         assert_eq!(fs::read(dir.path().join("mine.txt")).unwrap(), b"keep");
     }
-
     #[test]
     fn outline_is_the_edge_of_the_filled_circle() {
-        let side = Side::try_from(128).unwrap();
+        let circles = Circles { side: Side::try_from(128).unwrap(), ..circles(20) };
         for index in 0..20 {
-            let circle = Circle::new(0, index, side);
-            let (image, hint) = (circle.image(side), circle.hint(side));
-            let (color, background) = (COLORS[circle.color].1, COLORS[circle.background].1);
-            assert!(color_distance(color, background) >= MIN_COLOR_DISTANCE);
+            let scene = scene(&circles, index);
+            let (image, hint) = (scene.picture(circles.side), scene.hint(circles.side));
+            let (center, radius) = ((128.0 * scene.center.0, 128.0 * scene.center.1), 128.0 * scene.radius);
             for (x, y, pixel) in image.enumerate_pixels() {
-                let (dx, dy) = (f64::from(x) + 0.5 - circle.center.0, f64::from(y) + 0.5 - circle.center.1);
-                let outside = dx.hypot(dy) - circle.radius;
+                let (dx, dy) = (f64::from(x) + 0.5 - center.0, f64::from(y) + 0.5 - center.1);
+                let outside = dx.hypot(dy) - radius;
                 let lightness = hint.get_pixel(x, y).0[0];
                 match outside {
-                    _ if outside > 1.0 => assert_eq!((pixel.0, lightness), (background, 0)),
-                    _ if outside < -3.0 => assert_eq!((pixel.0, lightness), (color, 0)),
-                    _ if (-1.4..-0.6).contains(&outside) => assert_eq!((pixel.0, lightness), (color, 255)),
+                    _ if outside > 1.0 => assert_eq!((pixel.0, lightness), (scene.ground_rgb(), 0)),
+                    _ if outside < -3.0 => assert_eq!((pixel.0, lightness), (scene.figure_rgb(), 0)),
+                    _ if (-1.4..-0.6).contains(&outside) => {
+                        assert_eq!((pixel.0, lightness), (scene.figure_rgb(), 255));
+                    }
                     _ => {}
                 }
             }
         }
+    }
+
+    #[test]
+    fn circles_of_a_seed_never_change() {
+        let captions: Vec<String> = (0..3).map(|index| scene(&circles(3), index).caption()).collect();
+        assert_eq!(
+            captions,
+            [
+                "orchid circle with olive drab background",
+                "snow circle with medium sea green background",
+                "white smoke circle with teal background"
+            ]
+        );
     }
 }

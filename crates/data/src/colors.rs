@@ -1,4 +1,36 @@
-//! The 140 colour names of HTML and CSS, as the captions of the circle task spell them.
+//! The 140 colour names of HTML and CSS, as the captions of generated pictures spell them.
+
+/// A name and its red, green and blue.
+pub type Color = (&'static str, [u8; 3]);
+
+/// Which colours a generated picture may have, and which a drawn one is compared with.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Palette {
+    /// 20 colours of [`COLORS`] that nobody confuses: any two are at least 114 apart in RGB (Euclidean, of 441).
+    ///
+    /// The 16 colours of HTML 4 without silver, which is close to gray, and the five of the others that are
+    /// farthest from them and from each other.
+    #[default]
+    Distinct,
+    /// All 140 of [`COLORS`]. Many are neighbours ("snow" and "white" are 7 apart), some even equal.
+    Css,
+}
+
+impl Palette {
+    /// The colours, in alphabetical order.
+    #[must_use]
+    pub fn colors(self) -> &'static [Color] {
+        match self {
+            Self::Distinct => &DISTINCT,
+            Self::Css => &COLORS,
+        }
+    }
+}
+
+/// How far two colours are apart in RGB (Euclidean): 0 to 441.
+pub(crate) fn distance(left: [f64; 3], right: [f64; 3]) -> f64 {
+    left.iter().zip(right).map(|(left, right)| (left - right).powi(2)).sum::<f64>().sqrt()
+}
 
 /// Names, split into words ("pale golden rod"), and their red, green and blue.
 ///
@@ -6,7 +38,7 @@
 ///
 /// Source: CSS Color Module Level 3, section 4.3; the words are split as in the captions of fill50k.
 #[rustfmt::skip]
-pub const COLORS: [(&str, [u8; 3]); 140] = [
+pub const COLORS: [Color; 140] = [
     ("alice blue", [240, 248, 255]),
     ("antique white", [250, 235, 215]),
     ("aqua", [0, 255, 255]),
@@ -149,6 +181,30 @@ pub const COLORS: [(&str, [u8; 3]); 140] = [
     ("yellow green", [154, 205, 50]),
 ];
 
+#[rustfmt::skip]
+const DISTINCT: [Color; 20] = [
+    ("aqua", [0, 255, 255]),
+    ("black", [0, 0, 0]),
+    ("blue", [0, 0, 255]),
+    ("dark orange", [255, 140, 0]),
+    ("dodger blue", [30, 144, 255]),
+    ("fuchsia", [255, 0, 255]),
+    ("gray", [128, 128, 128]),
+    ("green", [0, 128, 0]),
+    ("khaki", [240, 230, 140]),
+    ("lime", [0, 255, 0]),
+    ("maroon", [128, 0, 0]),
+    ("navy", [0, 0, 128]),
+    ("olive", [128, 128, 0]),
+    ("purple", [128, 0, 128]),
+    ("red", [255, 0, 0]),
+    ("sky blue", [135, 206, 235]),
+    ("teal", [0, 128, 128]),
+    ("violet", [238, 130, 238]),
+    ("white", [255, 255, 255]),
+    ("yellow", [255, 255, 0]),
+];
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -164,5 +220,16 @@ mod tests {
         );
         assert!(COLORS.contains(&("pale golden rod", [238, 232, 170])));
         assert!(COLORS.contains(&("old lace", [253, 245, 230])));
+    }
+    #[test]
+    fn distinct_colors_are_css_colors_far_apart() {
+        let colors = Palette::Distinct.colors();
+        assert!(colors.iter().all(|color| COLORS.contains(color)));
+        for (index, (name, rgb)) in colors.iter().enumerate() {
+            for (other_name, other) in &colors[..index] {
+                let apart = distance(rgb.map(f64::from), other.map(f64::from));
+                assert!(apart >= 114.0, "{name} and {other_name} are {apart:.1} apart");
+            }
+        }
     }
 }

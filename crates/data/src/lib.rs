@@ -22,6 +22,7 @@ mod circles;
 pub mod colors;
 mod decode;
 mod error;
+mod fidelity;
 mod grid;
 mod loader;
 mod order;
@@ -30,6 +31,7 @@ mod parity;
 mod picture;
 pub mod random;
 mod resize;
+mod shapes;
 mod source;
 mod transform;
 
@@ -39,11 +41,16 @@ pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
 pub use crate::transform::{Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference};
 pub use crate::{
     circles::{Circles, generate_circles},
+    colors::{Color, Palette},
     decode::decode_rgb8,
     error::{DataError, PathFault},
+    fidelity::{
+        ColorsRight, colors_right, intersection_over_union, mean_color, nearest_color, psnr, segment,
+    },
     grid::grid,
     loader::{HostBatch, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
     picture::{rgb_from_unit, rgb_to_unit, save_png},
     resize::{Interpolation, resize},
+    shapes::{Figure, Ground, Scene, SceneOptions},
 };

@@ -31,6 +31,8 @@ pub enum Purpose {
     Validation,
     /// A picture of the generated circle task.
     Circle,
+    /// A generated [`Scene`](crate::Scene).
+    Shape,
 }
 
 impl Purpose {
@@ -46,6 +48,7 @@ impl Purpose {
             Self::Weights => "weights",
             Self::Validation => "validation",
             Self::Circle => "circle",
+            Self::Shape => "shape",
         }
     }
 }
