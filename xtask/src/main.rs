@@ -12,6 +12,8 @@ mod smoke;
 mod test;
 mod tidy;
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
 use crate::shell::Backend;
@@ -49,6 +51,12 @@ enum Verb {
     Doc,
     /// The README's first command, in an empty folder.
     Smoke,
+    /// Trains the embedded base model from nothing; `cargo xtask tiny-base --help` tells more.
+    #[command(disable_help_flag = true)]
+    TinyBase {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// A bundle for a machine without Rust: binary, tests and fixtures in `target/dist/pyrograph-BACKEND.tar`.
     Dist {
         #[arg(long, value_enum)]
@@ -65,6 +73,9 @@ fn main() -> anyhow::Result<()> {
         Verb::Parity { seed } => parity::parity(seed),
         Verb::Doc => doc::doc(),
         Verb::Smoke => smoke::smoke(),
+        Verb::TinyBase { args } => {
+            shell::run(shell::cargo("run --release --package tiny-base --").args(args))
+        }
         Verb::Dist { backend } => dist::dist(backend),
     }
 }

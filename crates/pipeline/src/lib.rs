@@ -5,6 +5,7 @@ mod error;
 mod generate;
 mod init_base;
 mod noise;
+mod tiny;
 
 pub use bundle::{Bundle, BundleOptions, load_controlnet, save_controlnet};
 pub use error::PipelineError;
@@ -14,3 +15,4 @@ pub use noise::standard_normal;
 pub use pyrograph_diffusion::SamplerKind;
 pub use pyrograph_unet::ControlMode;
 pub use pyrograph_vae::DiagonalGaussian;
+pub use tiny::{TinyBase, TinyModels};
