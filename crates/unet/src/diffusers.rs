@@ -39,22 +39,13 @@ impl<T: Copy + PartialEq> PerStage<T> {
     }
 }
 
-/// `unet/config.json`, spelt as diffusers does.
-///
-/// Keys that must have one certain value are checked in `other`, see [`UnetConfig::try_from`].
-///
-/// Source: diffusers `UNet2DConditionModel` (0.42).
+/// The keys that a UNet and its ControlNet share: those of the encoder half.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "the fields are documented by diffusers")]
-pub struct UnetJson {
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
-    pub sample_size: Option<usize>,
+pub struct EncoderJson {
     pub in_channels: usize,
-    pub out_channels: usize,
     pub down_block_types: Vec<String>,
-    pub up_block_types: Vec<String>,
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: PerStage<usize>,
     pub transformer_layers_per_block: PerStage<usize>,
@@ -66,19 +57,14 @@ pub struct UnetJson {
     pub freq_shift: f64,
     pub use_linear_projection: bool,
     pub upcast_attention: Option<bool>,
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
 }
 
-impl Default for UnetJson {
+impl Default for EncoderJson {
     fn default() -> Self {
+        let cross_attention = "CrossAttnDownBlock2D";
         Self {
-            class_name: "UNet2DConditionModel".to_owned(),
-            sample_size: None,
             in_channels: 4,
-            out_channels: 4,
-            down_block_types: default_down_block_types(),
-            up_block_types: ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+            down_block_types: [cross_attention, cross_attention, cross_attention, "DownBlock2D"]
                 .map(str::to_owned)
                 .to_vec(),
             block_out_channels: vec![320, 640, 1280, 1280],
@@ -92,6 +78,39 @@ impl Default for UnetJson {
             freq_shift: 0.0,
             use_linear_projection: false,
             upcast_attention: Some(false),
+        }
+    }
+}
+
+/// `unet/config.json`, spelt as diffusers does.
+///
+/// Keys that must have one certain value are checked in `other`, see [`UnetConfig::try_from`].
+///
+/// Source: diffusers `UNet2DConditionModel` (0.42).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the fields are documented by diffusers")]
+pub struct UnetJson {
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
+    pub sample_size: Option<usize>,
+    pub out_channels: usize,
+    pub up_block_types: Vec<String>,
+    #[serde(flatten)]
+    pub encoder: EncoderJson,
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Default for UnetJson {
+    fn default() -> Self {
+        let encoder = EncoderJson::default();
+        Self {
+            class_name: "UNet2DConditionModel".to_owned(),
+            sample_size: None,
+            out_channels: 4,
+            up_block_types: mirrored(&encoder.down_block_types),
+            encoder,
             other: Map::new(),
         }
     }
@@ -106,23 +125,12 @@ impl Default for UnetJson {
 pub struct ControlNetJson {
     #[serde(rename = "_class_name")]
     pub class_name: String,
-    pub in_channels: usize,
     pub conditioning_channels: usize,
-    pub down_block_types: Vec<String>,
-    pub block_out_channels: Vec<usize>,
-    pub layers_per_block: PerStage<usize>,
-    pub transformer_layers_per_block: PerStage<usize>,
-    pub attention_head_dim: PerStage<usize>,
-    pub cross_attention_dim: PerStage<usize>,
-    pub norm_num_groups: usize,
-    pub norm_eps: f64,
-    pub flip_sin_to_cos: bool,
-    pub freq_shift: f64,
-    pub use_linear_projection: bool,
-    pub upcast_attention: Option<bool>,
     pub controlnet_conditioning_channel_order: String,
     pub conditioning_embedding_out_channels: Vec<usize>,
     pub global_pool_conditions: bool,
+    #[serde(flatten)]
+    pub encoder: EncoderJson,
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -131,32 +139,19 @@ impl Default for ControlNetJson {
     fn default() -> Self {
         Self {
             class_name: "ControlNetModel".to_owned(),
-            in_channels: 4,
             conditioning_channels: 3,
-            down_block_types: default_down_block_types(),
-            block_out_channels: vec![320, 640, 1280, 1280],
-            layers_per_block: PerStage::All(2),
-            transformer_layers_per_block: PerStage::All(1),
-            attention_head_dim: PerStage::All(8),
-            cross_attention_dim: PerStage::All(1280),
-            norm_num_groups: 32,
-            norm_eps: 1e-5,
-            flip_sin_to_cos: true,
-            freq_shift: 0.0,
-            use_linear_projection: false,
-            upcast_attention: Some(false),
             controlnet_conditioning_channel_order: "rgb".to_owned(),
             conditioning_embedding_out_channels: vec![16, 32, 96, 256],
             global_pool_conditions: false,
+            encoder: EncoderJson::default(),
             other: Map::new(),
         }
     }
 }
 
-fn default_down_block_types() -> Vec<String> {
-    ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"]
-        .map(str::to_owned)
-        .to_vec()
+/// The names of the up blocks of a UNet whose halves mirror each other.
+fn mirrored(down_block_types: &[String]) -> Vec<String> {
+    down_block_types.iter().rev().map(|down| down.replace("Down", "Up")).collect()
 }
 
 /// Keys of both models that must have one of these values, given as JSON, if they are there.
@@ -207,18 +202,7 @@ fn check_fixed(other: &Map<String, Value>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The keys that both models share.
-struct Encoder<'a> {
-    down_block_types: &'a [String],
-    block_out_channels: &'a [usize],
-    layers_per_block: &'a PerStage<usize>,
-    transformer_layers_per_block: &'a PerStage<usize>,
-    attention_head_dim: &'a PerStage<usize>,
-    cross_attention_dim: &'a PerStage<usize>,
-    norm_num_groups: usize,
-}
-
-impl Encoder<'_> {
+impl EncoderJson {
     fn stages(&self) -> Result<Vec<Stage>, ConfigError> {
         let n_stages = self.block_out_channels.len();
         if n_stages == 0 {
@@ -282,8 +266,22 @@ impl Encoder<'_> {
     }
 }
 
-fn projection(use_linear_projection: bool) -> Projection {
-    if use_linear_projection { Projection::Linear } else { Projection::Convolution }
+impl UnetConfig {
+    /// The encoder half, with an output of as many channels as the input and no size.
+    fn from_encoder(json: &EncoderJson) -> Result<Self, ConfigError> {
+        Ok(Self {
+            in_channels: json.in_channels,
+            out_channels: json.in_channels,
+            sample_size: None,
+            stages: json.stages()?,
+            context_dim: json.context_dim()?,
+            norm_groups: json.norm_num_groups,
+            norm_eps: json.norm_eps,
+            projection: if json.use_linear_projection { Projection::Linear } else { Projection::Convolution },
+            time: TimeConfig { flip_sin_to_cos: json.flip_sin_to_cos, freq_shift: json.freq_shift },
+            upcast_attention: json.upcast_attention.unwrap_or(false),
+        })
+    }
 }
 
 impl TryFrom<UnetJson> for UnetConfig {
@@ -293,36 +291,15 @@ impl TryFrom<UnetJson> for UnetConfig {
     /// [`ConfigError`] if lists have unequal lengths, numbers do not divide, or a feature is not supported.
     fn try_from(json: UnetJson) -> Result<Self, ConfigError> {
         check_fixed(&json.other)?;
-        let encoder = Encoder {
-            down_block_types: &json.down_block_types,
-            block_out_channels: &json.block_out_channels,
-            layers_per_block: &json.layers_per_block,
-            transformer_layers_per_block: &json.transformer_layers_per_block,
-            attention_head_dim: &json.attention_head_dim,
-            cross_attention_dim: &json.cross_attention_dim,
-            norm_num_groups: json.norm_num_groups,
-        };
-        let stages = encoder.stages()?;
-        let mirrored = json.down_block_types.iter().rev().map(|down| down.replace("Down", "Up"));
-        if !mirrored.eq(json.up_block_types.iter().cloned()) {
+        let encoder = Self::from_encoder(&json.encoder)?;
+        if json.up_block_types != mirrored(&json.encoder.down_block_types) {
             return Err(ConfigError::Unsupported {
                 key: "up_block_types",
                 found: format!("{:?}", json.up_block_types),
                 supported: "the mirror image of `down_block_types`",
             });
         }
-        Ok(Self {
-            in_channels: json.in_channels,
-            out_channels: json.out_channels,
-            sample_size: json.sample_size,
-            context_dim: encoder.context_dim()?,
-            stages,
-            norm_groups: json.norm_num_groups,
-            norm_eps: json.norm_eps,
-            projection: projection(json.use_linear_projection),
-            time: TimeConfig { flip_sin_to_cos: json.flip_sin_to_cos, freq_shift: json.freq_shift },
-            upcast_attention: json.upcast_attention.unwrap_or(false),
-        })
+        Ok(Self { out_channels: json.out_channels, sample_size: json.sample_size, ..encoder })
     }
 }
 
@@ -333,31 +310,11 @@ impl TryFrom<ControlNetJson> for ControlNetConfig {
     /// [`ConfigError`] if lists have unequal lengths, numbers do not divide, or a feature is not supported.
     fn try_from(json: ControlNetJson) -> Result<Self, ConfigError> {
         check_fixed(&json.other)?;
-        let encoder = Encoder {
-            down_block_types: &json.down_block_types,
-            block_out_channels: &json.block_out_channels,
-            layers_per_block: &json.layers_per_block,
-            transformer_layers_per_block: &json.transformer_layers_per_block,
-            attention_head_dim: &json.attention_head_dim,
-            cross_attention_dim: &json.cross_attention_dim,
-            norm_num_groups: json.norm_num_groups,
-        };
         if json.conditioning_embedding_out_channels.is_empty() {
             return Err(ConfigError::Empty { key: "conditioning_embedding_out_channels", found: "empty" });
         }
         Ok(Self {
-            unet: UnetConfig {
-                in_channels: json.in_channels,
-                out_channels: json.in_channels,
-                sample_size: None,
-                stages: encoder.stages()?,
-                context_dim: encoder.context_dim()?,
-                norm_groups: json.norm_num_groups,
-                norm_eps: json.norm_eps,
-                projection: projection(json.use_linear_projection),
-                time: TimeConfig { flip_sin_to_cos: json.flip_sin_to_cos, freq_shift: json.freq_shift },
-                upcast_attention: json.upcast_attention.unwrap_or(false),
-            },
+            unet: UnetConfig::from_encoder(&json.encoder)?,
             hint: HintConfig {
                 in_channels: json.conditioning_channels,
                 channels: json.conditioning_embedding_out_channels,
@@ -378,24 +335,16 @@ impl TryFrom<ControlNetJson> for ControlNetConfig {
     }
 }
 
-fn down_block_types(stages: &[Stage]) -> Vec<String> {
-    let name = |stage: &Stage| match stage.kind {
-        StageKind::Plain => "DownBlock2D".to_owned(),
-        StageKind::CrossAttention => "CrossAttnDownBlock2D".to_owned(),
-    };
-    stages.iter().map(name).collect()
-}
-
-impl From<&UnetConfig> for UnetJson {
+impl From<&UnetConfig> for EncoderJson {
     fn from(config: &UnetConfig) -> Self {
         let stages = &config.stages;
-        let down_block_types = down_block_types(stages);
+        let block_type = |stage: &Stage| match stage.kind {
+            StageKind::Plain => "DownBlock2D".to_owned(),
+            StageKind::CrossAttention => "CrossAttnDownBlock2D".to_owned(),
+        };
         Self {
-            sample_size: config.sample_size,
             in_channels: config.in_channels,
-            out_channels: config.out_channels,
-            up_block_types: down_block_types.iter().rev().map(|down| down.replace("Down", "Up")).collect(),
-            down_block_types,
+            down_block_types: stages.iter().map(block_type).collect(),
             block_out_channels: stages.iter().map(|stage| stage.channels).collect(),
             layers_per_block: PerStage::collapse(stages.iter().map(|stage| stage.n_resnets)),
             transformer_layers_per_block: PerStage::collapse(
@@ -409,6 +358,18 @@ impl From<&UnetConfig> for UnetJson {
             freq_shift: config.time.freq_shift,
             use_linear_projection: config.projection == Projection::Linear,
             upcast_attention: Some(config.upcast_attention),
+        }
+    }
+}
+
+impl From<&UnetConfig> for UnetJson {
+    fn from(config: &UnetConfig) -> Self {
+        let encoder = EncoderJson::from(config);
+        Self {
+            sample_size: config.sample_size,
+            out_channels: config.out_channels,
+            up_block_types: mirrored(&encoder.down_block_types),
+            encoder,
             ..Self::default()
         }
     }
@@ -416,28 +377,15 @@ impl From<&UnetConfig> for UnetJson {
 
 impl From<&ControlNetConfig> for ControlNetJson {
     fn from(config: &ControlNetConfig) -> Self {
-        let unet = UnetJson::from(&config.unet);
         Self {
-            in_channels: unet.in_channels,
             conditioning_channels: config.hint.in_channels,
-            down_block_types: unet.down_block_types,
-            block_out_channels: unet.block_out_channels,
-            layers_per_block: unet.layers_per_block,
-            transformer_layers_per_block: unet.transformer_layers_per_block,
-            attention_head_dim: unet.attention_head_dim,
-            cross_attention_dim: unet.cross_attention_dim,
-            norm_num_groups: unet.norm_num_groups,
-            norm_eps: unet.norm_eps,
-            flip_sin_to_cos: unet.flip_sin_to_cos,
-            freq_shift: unet.freq_shift,
-            use_linear_projection: unet.use_linear_projection,
-            upcast_attention: unet.upcast_attention,
             controlnet_conditioning_channel_order: match config.channel_order {
                 ChannelOrder::Rgb => "rgb".to_owned(),
                 ChannelOrder::Bgr => "bgr".to_owned(),
             },
             conditioning_embedding_out_channels: config.hint.channels.clone(),
             global_pool_conditions: config.pooling == Pooling::Global,
+            encoder: EncoderJson::from(&config.unet),
             ..Self::default()
         }
     }
@@ -473,7 +421,7 @@ mod tests {
         config.projection = Projection::Linear;
         config.stages[1].n_heads = 10;
         let json = UnetJson::from(&config);
-        assert_eq!(json.attention_head_dim, PerStage::Each(vec![8, 10, 8, 8]));
+        assert_eq!(json.encoder.attention_head_dim, PerStage::Each(vec![8, 10, 8, 8]));
         assert_eq!(UnetConfig::try_from(json).expect("our own config"), config);
 
         let mut control = ControlNetConfig::for_unet(&config);

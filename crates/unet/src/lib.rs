@@ -22,7 +22,7 @@ pub use config::{
     ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TimeConfig, UnetConfig,
 };
 pub use control::{ControlMode, ControlNet, Residuals};
-pub use diffusers::{ControlNetJson, UnetJson};
+pub use diffusers::{ControlNetJson, EncoderJson, PerStage, UnetJson};
 pub use error::ConfigError;
 pub use keys::RENAMES;
 pub use unet::{Encoded, Unet};
