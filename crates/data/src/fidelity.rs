@@ -9,6 +9,8 @@ use crate::shapes::Scene;
 ///
 /// The two tones of a texture are 62 apart, and any two colours of [`Palette::Distinct`] at least 114.
 const MIN_CONTRAST: f64 = 64.0;
+/// One in so many pixels may have any colour. The smallest star covers one in 60.
+const STRAY_PIXELS: usize = 200;
 /// Two clusters of colours are found after 2 or 3 rounds; the others change nothing.
 const MAX_ROUNDS: usize = 10;
 
@@ -31,7 +33,8 @@ pub fn intersection_over_union(drawn: &[bool], asked: &[bool]) -> f64 {
 ///
 /// It depends on neither the asked colours nor the asked place, so that a figure in wrong colours is still
 /// found and one at a wrong place is found where it is. The pixels fall into two clusters of colours (2-means).
-/// The ground's begins as the mean of the picture's edge, the figure's as the colour that is farthest from it.
+/// The ground's begins as the mean of the picture's edge, the figure's as the colour that is farthest from it
+/// but for stray pixels.
 /// Clusters whose means are less than 64 apart are a texture or noise, not a figure on a ground.
 #[must_use]
 pub fn segment(picture: &RgbImage) -> Vec<bool> {
@@ -44,8 +47,10 @@ pub fn segment(picture: &RgbImage) -> Vec<bool> {
     let Some(mut ground) = mean(&pixels, &edge) else {
         return nothing();
     };
-    let farthest = pixels.iter().max_by(|a, b| distance(**a, ground).total_cmp(&distance(**b, ground)));
-    let mut figure = *farthest.expect("a picture with an edge has pixels");
+    let mut farthest_first = pixels.clone();
+    let by_distance = |a: &[f64; 3], b: &[f64; 3]| distance(*b, ground).total_cmp(&distance(*a, ground));
+    let (_, &mut mut figure, _) =
+        farthest_first.select_nth_unstable_by(pixels.len() / STRAY_PIXELS, by_distance);
 
     let mut mask = nothing();
     for _ in 0..MAX_ROUNDS {
@@ -253,6 +258,34 @@ mod tests {
     }
 
     #[test]
+    fn stray_pixels_are_no_figure() {
+        let navy_on_black = Scene {
+            figure_color: ("navy", [0, 0, 128]),
+            ground_color: ("black", [0, 0, 0]),
+            ..Scene::draw(0, 0, &SceneOptions::default())
+        };
+        let mut picture = navy_on_black.picture(side());
+        for place in 0..60 {
+            picture.put_pixel(2 * place, place, Rgb([255; 3]));
+        }
+        let found = intersection_over_union(&segment(&picture), &navy_on_black.mask(side()));
+        assert!(found > 0.8, "{found}");
+    }
+
+    #[test]
+    fn shaded_figure_is_found_whole() {
+        for scene in scenes(20) {
+            let mask = scene.mask(side());
+            let shade = |x: u32| 110 + u8::try_from(x).unwrap();
+            let picture = RgbImage::from_fn(128, 128, |x, y| {
+                let is_inside = mask[(y * 128 + x) as usize];
+                Rgb([if is_inside { shade(x) } else { 0 }, 0, 0])
+            });
+            assert_eq!(segment(&picture), mask, "{}", scene.caption());
+        }
+    }
+
+    #[test]
     fn slight_noise_does_not_move_the_figure() {
         let mut rng = random::rng(0, 0, "", Purpose::Noise);
         for scene in scenes(40) {
@@ -309,6 +342,25 @@ mod tests {
             let found = colors_right(&blurred, &scene, Palette::Distinct);
             assert_eq!(found, ColorsRight { figure: true, ground: true }, "{}", scene.caption());
         }
+    }
+
+    #[test]
+    fn outline_does_not_count_as_the_figure_s_color() {
+        let scene = Scene {
+            figure: Figure::Circle,
+            radius: 0.12,
+            figure_color: ("white", [255; 3]),
+            ground_color: ("blue", [0, 0, 255]),
+            ..Scene::draw(0, 0, &SceneOptions::default())
+        };
+        let mut picture = scene.picture(side());
+        for (pixel, outline) in picture.pixels_mut().zip(scene.hint(side()).pixels()) {
+            if outline.0[0] > 0 {
+                *pixel = Rgb([255, 255, 0]);
+            }
+        }
+        let found = colors_right(&picture, &scene, Palette::Distinct);
+        assert_eq!(found, ColorsRight { figure: true, ground: true });
     }
 
     #[test]
