@@ -128,7 +128,7 @@ impl<M: Module> Training<M> {
         while self.step() < last {
             let step = self.step();
             let lr = self.recipe.lr_at(step);
-            losses.push(self.update(stage.loss(&self.model, step), lr));
+            losses.push(self.update(&stage.loss(&self.model, step), lr));
             let step = self.step();
             if step.is_multiple_of(pace.log_every) || step == last {
                 let loss = mean(std::mem::take(&mut losses));
@@ -150,7 +150,7 @@ impl<M: Module> Training<M> {
     }
 
     /// Backward, clip, AdamW; gives back the loss, without its graph.
-    fn update(&mut self, loss: Tensor<1>, lr: f64) -> Tensor<1> {
+    fn update(&mut self, loss: &Tensor<1>, lr: f64) -> Tensor<1> {
         let value = loss.clone().inner();
         let gradients = Gradients::take(&self.model, loss.backward());
         let (gradients, _) = gradients.clipped(MAX_GRAD_NORM);

@@ -200,7 +200,15 @@ mod tests {
 
     #[test]
     fn a_step_has_its_own_pictures_and_always_the_same() {
-        let recipe = Recipe { seed: 1, n_steps: 9, batch_size: 3, lr: 0.1, warmup_steps: 0, n_pictures: 0 };
+        let recipe = Recipe {
+            seed: 1,
+            scenes: Scenes::All,
+            n_steps: 9,
+            batch_size: 3,
+            lr: 0.1,
+            warmup_steps: 0,
+            n_pictures: 0,
+        };
         let stage = VaeStage { recipe, device: Device::flex() };
         let crops = stage.crops(4);
         assert_eq!(crops.len(), 3);
