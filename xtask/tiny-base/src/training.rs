@@ -237,7 +237,7 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use burn::nn::{Linear, LinearConfig};
+    use burn::nn::{Initializer, Linear, LinearConfig};
 
     use super::*;
 
@@ -267,13 +267,18 @@ mod tests {
         }
     }
 
+    /// Not drawn: tests run in threads that share the device's generator.
+    fn toy(device: &Device) -> Linear {
+        LinearConfig::new(3, 2).with_initializer(Initializer::Constant { value: 0.3 }).init(device)
+    }
+
     /// The weights after a run that is stopped after each of these numbers of steps.
     fn train(stops: &[u64]) -> Vec<f32> {
         let dir = tempfile::tempdir().unwrap();
         let device = Device::flex().autodiff();
         let mut weights = Vec::new();
         for &steps in stops {
-            let fresh = LinearConfig::new(3, 2).init(&device);
+            let fresh = toy(&device);
             let mut training = Training::open(&dir.path().join("toy"), RECIPE, fresh, &device).unwrap();
             let pace = Pace { log_every: 2, measure_every: 4, save_every: 5, stop_after: Some(steps) };
             training.run(&Toy, &pace).unwrap();
@@ -293,9 +298,7 @@ mod tests {
     fn a_run_is_not_continued_with_another_recipe() {
         let dir = tempfile::tempdir().unwrap();
         let device = Device::flex().autodiff();
-        let open = |recipe| {
-            Training::open(&dir.path().join("toy"), recipe, LinearConfig::new(3, 2).init(&device), &device)
-        };
+        let open = |recipe| Training::open(&dir.path().join("toy"), recipe, toy(&device), &device);
         open(RECIPE).unwrap().save().unwrap();
         let error = open(Recipe { lr: 0.2, ..RECIPE }).err().unwrap();
         assert!(error.to_string().contains("another recipe"), "{error}");
@@ -306,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("toy");
         let device = Device::flex().autodiff();
-        let open = || Training::open(&path, RECIPE, LinearConfig::new(3, 2).init(&device), &device).unwrap();
+        let open = || Training::open(&path, RECIPE, toy(&device), &device).unwrap();
         let mut training = open();
         training
             .run(&Toy, &Pace { log_every: 9, measure_every: 9, save_every: 9, stop_after: Some(4) })
