@@ -16,7 +16,7 @@ use crate::error::PipelineError;
 /// What the tiny base is made of: about 5 million parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TinyBase {
-    /// The denoiser, 3.2 million parameters.
+    /// The denoiser, 4.2 million parameters.
     pub unet: UnetConfig,
     /// The autoencoder, 1.0 million parameters. Its `scaling_factor` is that of Stable Diffusion 1 until the VAE is
     /// trained and the deviation of its latents is known.
