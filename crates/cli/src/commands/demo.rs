@@ -27,7 +27,10 @@ pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
     )?;
     tracing::info!("drew {} pairs of circles: {}", args.count, plan.data.dir.display());
     init_base::tiny(plan.seed, &plan.model.base)?;
-    tracing::info!("made a tiny base model of random weights: {}", plan.model.base.display());
+    tracing::info!(
+        "made a tiny base model of random weights, so its pictures will be noise: {}",
+        plan.model.base.display()
+    );
 
     let trained = plan.output_dir.clone();
     let hint = plan.validation.pairs.first().map(|pair| pair.image.clone()).unwrap_or_default();
