@@ -42,9 +42,9 @@ fn generate_draws_the_picture_that_diffusers_draws() {
         let expected = case.tensors("expected.safetensors");
         for run in settings.runs {
             let request = Request {
-                prompt: settings.prompt.clone(),
+                prompts: vec![settings.prompt.clone()],
                 negative_prompt: String::new(),
-                hint: Tensor::from_data(TensorData::new(hint.hint_unit.clone(), size), &device),
+                hints: Tensor::from_data(TensorData::new(hint.hint_unit.clone(), size), &device),
                 n_steps: settings.steps,
                 guidance_scale: run.guidance_scale,
                 conditioning_scale: run.conditioning_scale,
@@ -63,5 +63,49 @@ fn generate_draws_the_picture_that_diffusers_draws() {
                 run.name
             );
         }
+    }
+}
+
+#[test]
+fn pictures_of_a_batch_are_those_drawn_alone() {
+    let device = backend::device();
+    let case = &cases("generate")[0];
+    let bundle =
+        Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
+    let (controlnet, _) =
+        load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+    let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
+    let size = [1, 3, hint.height as usize, hint.width as usize];
+    let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, size), &device);
+    let latents = case.tensors("latents.safetensors").float::<4>("latents", &device);
+    let draw = |prompts: &[&str], hints: Vec<Tensor<4>>, latents: Vec<Tensor<4>>, mode| {
+        let request = Request {
+            prompts: prompts.iter().map(|prompt| (*prompt).to_owned()).collect(),
+            negative_prompt: "blue".to_owned(),
+            hints: Tensor::cat(hints, 0),
+            n_steps: 3,
+            guidance_scale: 4.0,
+            conditioning_scale: 1.0,
+            mode,
+            sampler: SamplerKind::UniPc,
+            seed: 0,
+            latents: Some(Tensor::cat(latents, 0)),
+        };
+        generate(&bundle, &controlnet, &request).expect("pictures")
+    };
+    for mode in [ControlMode::Balanced, ControlMode::Guess] {
+        let (other_hint, other_latents) = (hint.clone() * 0.5, latents.clone().flip([3]));
+        let first = draw(&["red"], vec![hint.clone()], vec![latents.clone()], mode);
+        let second = draw(&["green circle"], vec![other_hint.clone()], vec![other_latents.clone()], mode);
+        let apart = (first.clone() - second.clone()).abs().max().into_scalar::<f32>();
+        assert!(apart > 0.01, "{mode:?}: the two pictures differ by {apart:.2e} only");
+        let both = draw(
+            &["red", "green circle"],
+            vec![hint.clone(), other_hint],
+            vec![latents.clone(), other_latents],
+            mode,
+        );
+        let difference = (both - Tensor::cat(vec![first, second], 0)).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-3, "{mode:?}: {difference:.2e}");
     }
 }

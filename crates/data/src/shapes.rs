@@ -22,8 +22,6 @@ const MIN_CENTER_RADII: f64 = 0.8;
 const TONE_OFFSET: f64 = 18.0;
 /// Stripes and checks are this share of the side wide: 8 px of 128, as wide as one place of a VAE's latent.
 const N_BANDS: u32 = 16;
-/// Speckles are this share of the side wide: 4 px of 128. As many as a number of [`Scene::speckles`] has bits.
-const N_SPECKLES: u32 = 32;
 
 /// What is drawn in front.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,13 +75,11 @@ pub enum Ground {
     Stripes,
     /// A chessboard in two tones of the named colour.
     Checker,
-    /// Small squares, each in one of two tones of the named colour, by chance.
-    Speckle,
 }
 
 impl Ground {
     /// Every ground.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Stripes, Self::Checker, Self::Speckle];
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Stripes, Self::Checker];
 
     /// As the captions call it, with a space behind; nothing for a plain ground.
     fn adjective(self) -> &'static str {
@@ -91,7 +87,6 @@ impl Ground {
             Self::Plain => "",
             Self::Stripes => "striped ",
             Self::Checker => "checkered ",
-            Self::Speckle => "speckled ",
         }
     }
 }
@@ -138,8 +133,6 @@ pub struct Scene {
     pub ground: Ground,
     /// The ground's colour, which its texture varies.
     pub ground_color: Color,
-    /// Which small squares of [`Ground::Speckle`] have the lighter tone: 32 rows of 32 bits, the lowest on the left.
-    pub speckles: [u32; 32],
 }
 
 impl Scene {
@@ -164,7 +157,6 @@ impl Scene {
             figure_color,
             ground: pick(rng, options.grounds),
             ground_color,
-            speckles: array::from_fn(|_| rng.next_u32()),
         }
     }
 
@@ -253,10 +245,6 @@ impl Scene {
             Ground::Plain => return self.ground_rgb().map(f64::from),
             Ground::Stripes => place(N_BANDS).1 % 2 == 0,
             Ground::Checker => (place(N_BANDS).0 + place(N_BANDS).1) % 2 == 0,
-            Ground::Speckle => {
-                let (column, row) = place(N_SPECKLES);
-                self.speckles[row as usize] >> column & 1 == 1
-            }
         };
         self.ground_rgb().map(|value| {
             // At the ends of the range both tones move inwards: textures of all colours are equally strong.
@@ -308,7 +296,6 @@ mod tests {
             figure_color: ("red", [255, 0, 0]),
             ground: Ground::Plain,
             ground_color: ("blue", [0, 0, 255]),
-            speckles: [0; 32],
         }
     }
 
@@ -322,10 +309,7 @@ mod tests {
         assert_eq!(scene.caption(), "violet star with red background");
         let millionths =
             [scene.radius, scene.center.0, scene.center.1, scene.rotation].map(|v| (v * 1e6).round());
-        assert_eq!(
-            (millionths, scene.speckles[31]),
-            ([180_199.0, 523_001.0, 323_374.0, 2_635_834.0], 2_810_696_569)
-        );
+        assert_eq!(millionths, [180_199.0, 523_001.0, 323_374.0, 2_635_834.0]);
     }
 
     #[test]
@@ -333,7 +317,7 @@ mod tests {
         let scenes: Vec<Scene> =
             (0..2_000).map(|index| Scene::draw(1, index, &SceneOptions::default())).collect();
         let seen = |of: fn(&Scene) -> String| scenes.iter().map(of).collect::<HashSet<_>>().len();
-        assert_eq!(seen(|scene| format!("{:?} {:?}", scene.figure, scene.ground)), 16);
+        assert_eq!(seen(|scene| format!("{:?} {:?}", scene.figure, scene.ground)), 12);
         assert_eq!(seen(|scene| scene.figure_color.0.into()), 20);
         assert_eq!(seen(|scene| scene.ground_color.0.into()), 20);
         for scene in &scenes {
@@ -439,10 +423,9 @@ mod tests {
     #[test]
     fn texture_is_two_tones_around_the_named_color() {
         for &(name, rgb) in Palette::Css.colors() {
-            for ground in [Ground::Stripes, Ground::Checker, Ground::Speckle] {
-                let speckles = [0x5555_5555; 32];
+            for ground in [Ground::Stripes, Ground::Checker] {
                 let scene =
-                    Scene { ground, ground_color: (name, rgb), speckles, ..red_on_blue(Figure::Circle) };
+                    Scene { ground, ground_color: (name, rgb), ..red_on_blue(Figure::Circle) };
                 let mut tones: Vec<[f64; 3]> = Vec::new();
                 let mut mean = [0.0; 3];
                 for place in 0..128 * 128 {

@@ -63,10 +63,18 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
+    /// Not one prompt for each picture.
+    #[error("{n_prompts} prompts for {n_hints} hints")]
+    PromptCount {
+        /// Prompts given.
+        n_prompts: usize,
+        /// Hints given.
+        n_hints: usize,
+    },
     /// Latents of another size than the picture needs.
     #[error("the latents have shape {found:?}, but this hint needs {expected:?}")]
     LatentsShape {
-        /// `[1, channels, height, width]`.
+        /// `[pictures, channels, height, width]`.
         expected: Vec<usize>,
         /// What was given.
         found: Vec<usize>,
@@ -90,6 +98,7 @@ impl PipelineError {
                 Some("use a ControlNet that was trained for this base model".to_owned())
             }
             Self::Mismatch { .. } => Some("the parts of the base folder come from different models".to_owned()),
+            Self::PromptCount { .. } => Some("give one prompt for each hint".to_owned()),
             Self::LatentsShape { .. } => {
                 Some("latents are an eighth of the picture's height and width; omit them to draw them from the seed".to_owned())
             }

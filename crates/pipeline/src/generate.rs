@@ -1,4 +1,4 @@
-//! From a prompt and a hint to a picture.
+//! From prompts and hints to pictures.
 
 use burn::prelude::*;
 use pyrograph_diffusion::{Sampler, SamplerKind};
@@ -10,15 +10,16 @@ use crate::bundle::Bundle;
 use crate::error::PipelineError;
 use crate::noise::standard_normal;
 
-/// One picture to draw.
+/// Pictures to draw together.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What to draw.
-    pub prompt: String,
-    /// What to stay away from; used if `guidance_scale` is above 1.
+    /// What to draw, a prompt for each picture.
+    pub prompts: Vec<String>,
+    /// What all of them stay away from; used if `guidance_scale` is above 1.
     pub negative_prompt: String,
-    /// The hint, `[1, 3, height, width]` in [0, 1]; the picture gets its size, which divides by the VAE's factor.
-    pub hint: Tensor<4>,
+    /// The hints, `[pictures, 3, height, width]` in [0, 1]; a picture gets its hint's size, which divides by the
+    /// VAE's factor.
+    pub hints: Tensor<4>,
     /// Denoising steps.
     pub n_steps: usize,
     /// Classifier-free guidance; 1 or less turns it off.
@@ -31,17 +32,18 @@ pub struct Request {
     pub sampler: SamplerKind,
     /// Draws the first latents if none are given.
     pub seed: u64,
-    /// The first latents, `[1, channels, height / factor, width / factor]`, standard normal.
+    /// The first latents, `[pictures, channels, height / factor, width / factor]`, standard normal.
     pub latents: Option<Tensor<4>>,
 }
 
-/// Draws a picture.
+/// Draws pictures, all in one batch.
 ///
 /// # Shapes
-/// - output: `[1, 3, height, width]`, values in [0, 1]
+/// - output: `[pictures, 3, height, width]`, values in [0, 1]
 ///
 /// # Errors
-/// [`PipelineError`] if latents of a wrong shape are given or the scheduler cannot make so many steps.
+/// [`PipelineError`] if there is not one prompt for each hint, if latents of a wrong shape are given or if the
+/// scheduler cannot make so many steps.
 ///
 /// Source: diffusers `StableDiffusionControlNetPipeline` (0.42).
 pub fn generate(
@@ -49,7 +51,10 @@ pub fn generate(
     controlnet: &ControlNet,
     request: &Request,
 ) -> Result<Tensor<4>, PipelineError> {
-    let device = request.hint.device();
+    let (device, [n_hints, ..]) = (request.hints.device(), request.hints.dims());
+    if request.prompts.len() != n_hints {
+        return Err(PipelineError::PromptCount { n_prompts: request.prompts.len(), n_hints });
+    }
     let mut sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.n_steps)
         .map_err(PipelineError::Scheduler)?;
     let mut latents = first_latents(bundle, request, &device)? * sampler.init_noise_sigma();
@@ -59,14 +64,14 @@ pub fn generate(
         let prediction = denoiser.predict(latents.clone(), timestep as f32);
         latents = sampler.step(prediction, step_idx, latents);
     }
-    let picture = bundle.vae.decode(bundle.vae.unscale(latents));
-    Ok((picture / 2.0 + 0.5).clamp(0.0, 1.0))
+    let pictures = bundle.vae.decode(bundle.vae.unscale(latents));
+    Ok((pictures / 2.0 + 0.5).clamp(0.0, 1.0))
 }
 
 fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<Tensor<4>, PipelineError> {
-    let [_, _, height, width] = request.hint.dims();
+    let [n_pictures, _, height, width] = request.hints.dims();
     let factor = bundle.vae_config.pixels_per_latent();
-    let expected = [1, bundle.unet_config.in_channels, height / factor, width / factor];
+    let expected = [n_pictures, bundle.unet_config.in_channels, height / factor, width / factor];
     match &request.latents {
         Some(latents) if latents.dims() == expected => Ok(latents.clone()),
         Some(latents) => {
@@ -80,67 +85,70 @@ fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<
 struct Denoiser<'a> {
     bundle: &'a Bundle,
     controlnet: &'a ControlNet,
-    hint: Tensor<4>,
+    hint_embedding: Tensor<4>,
+    /// That of the prompts, after that of as many negative ones if there is guidance.
     context: Tensor<3>,
-    guidance_scale: f64,
+    guidance_scale: Option<f64>,
     residual_scales: Vec<f64>,
     mode: ControlMode,
 }
 
 impl<'a> Denoiser<'a> {
     fn new(bundle: &'a Bundle, controlnet: &'a ControlNet, request: &Request, device: &Device) -> Self {
-        let prompts: &[&str] = if request.guidance_scale > 1.0 {
-            &[&request.negative_prompt, &request.prompt]
-        } else {
-            &[&request.prompt]
-        };
+        let guidance_scale = (request.guidance_scale > 1.0).then_some(request.guidance_scale);
+        let n_negative = if guidance_scale.is_some() { request.prompts.len() } else { 0 };
+        let negative = std::iter::repeat_n(request.negative_prompt.as_str(), n_negative);
+        let prompts: Vec<&str> = negative.chain(request.prompts.iter().map(String::as_str)).collect();
         let mode = controlnet.effective_mode(request.mode);
         Self {
             bundle,
             controlnet,
-            hint: request.hint.clone(),
-            context: bundle.encode_prompts(prompts, device),
-            guidance_scale: request.guidance_scale,
+            hint_embedding: controlnet.embed_hint(request.hints.clone()),
+            context: bundle.encode_prompts(&prompts, device),
+            guidance_scale,
             residual_scales: controlnet.residual_scales(mode, request.conditioning_scale),
             mode,
         }
     }
 
     fn predict(&self, latents: Tensor<4>, timestep: f32) -> Tensor<4> {
-        let [n_prompts, _, _] = self.context.dims();
-        let batch = latents.clone().repeat_dim(0, n_prompts);
+        let [n_pictures, ..] = latents.dims();
+        let Some(guidance_scale) = self.guidance_scale else {
+            let residuals = self.residuals(latents.clone(), timestep, &self.context);
+            return self.controlled(latents, timestep, residuals);
+        };
+        let both = latents.clone().repeat_dim(0, 2);
         let residuals = match self.mode {
-            ControlMode::Balanced => self.residuals(batch.clone(), timestep, &self.context),
+            ControlMode::Balanced => self.residuals(both.clone(), timestep, &self.context),
             // The hint alone decides: only the prompt's half is controlled.
             ControlMode::Guess => {
-                let context = self.context.clone().narrow(0, n_prompts - 1, 1);
-                only_last(self.residuals(latents, timestep, &context), n_prompts)
+                let context = self.context.clone().narrow(0, n_pictures, n_pictures);
+                after_zeros(self.residuals(latents, timestep, &context))
             }
         };
-        let prediction =
-            self.bundle.unet.forward(batch, &vec![timestep; n_prompts], &self.context, Some(residuals));
-        if n_prompts == 1 {
-            return prediction;
-        }
-        let negative = prediction.clone().narrow(0, 0, 1);
-        let positive = prediction.narrow(0, 1, 1);
-        negative.clone() + (positive - negative) * self.guidance_scale
+        let prediction = self.controlled(both, timestep, residuals);
+        let negative = prediction.clone().narrow(0, 0, n_pictures);
+        let positive = prediction.narrow(0, n_pictures, n_pictures);
+        negative.clone() + (positive - negative) * guidance_scale
     }
 
-    fn residuals(&self, batch: Tensor<4>, timestep: f32, context: &Tensor<3>) -> Residuals {
-        let [n_samples, _, _, _] = batch.dims();
-        let hint = self.hint.clone().repeat_dim(0, n_samples);
+    fn controlled(&self, latents: Tensor<4>, timestep: f32, residuals: Residuals) -> Tensor<4> {
+        let [n_samples, ..] = latents.dims();
+        self.bundle.unet.forward(latents, &vec![timestep; n_samples], &self.context, Some(residuals))
+    }
+
+    /// The residuals of latents that are the pictures' once, or twice in a row.
+    fn residuals(&self, latents: Tensor<4>, timestep: f32, context: &Tensor<3>) -> Residuals {
+        let ([n_samples, ..], [n_pictures, ..]) = (latents.dims(), self.hint_embedding.dims());
+        let hint_embedding = self.hint_embedding.clone().repeat_dim(0, n_samples / n_pictures);
         self.controlnet
-            .forward(batch, &vec![timestep; n_samples], context, hint)
+            .forward_embedded(latents, &vec![timestep; n_samples], context, hint_embedding)
             .scaled(&self.residual_scales)
     }
 }
 
-/// Residuals that are zero for all but the last sample of the batch.
-fn only_last(residuals: Residuals, n_samples: usize) -> Residuals {
-    let pad = |residual: Tensor<4>| {
-        let zeros = residual.zeros_like().repeat_dim(0, n_samples - 1);
-        if n_samples == 1 { residual } else { Tensor::cat(vec![zeros, residual], 0) }
-    };
+/// Residuals that are zero for the first half of a batch of twice the size.
+fn after_zeros(residuals: Residuals) -> Residuals {
+    let pad = |residual: Tensor<4>| Tensor::cat(vec![residual.zeros_like(), residual], 0);
     Residuals { down: residuals.down.into_iter().map(pad).collect(), mid: pad(residuals.mid) }
 }

@@ -95,9 +95,9 @@ impl Validator {
             device,
         );
         let request = Request {
-            prompt: self.validation.pairs[pair_idx].prompt.clone(),
+            prompts: vec![self.validation.pairs[pair_idx].prompt.clone()],
             negative_prompt: String::new(),
-            hint: Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device),
+            hints: Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device),
             n_steps: N_STEPS,
             guidance_scale: GUIDANCE_SCALE,
             conditioning_scale: 1.0,

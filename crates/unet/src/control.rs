@@ -136,14 +136,36 @@ impl ControlNet {
         context: &Tensor<3>,
         hint: Tensor<4>,
     ) -> Residuals {
+        self.forward_embedded(noisy_latents, timesteps, context, self.embed_hint(hint))
+    }
+
+    /// The hint as features of the latents' size; it does not depend on the timestep, so that a sampler needs it once.
+    ///
+    /// # Shapes
+    /// - hint: `[batch, hint channels, scale * height, scale * width]`, values in [0, 1]
+    /// - output: `[batch, channels of the first stage, height, width]`
+    #[must_use]
+    pub fn embed_hint(&self, hint: Tensor<4>) -> Tensor<4> {
         let hint = match self.channel_order {
             ChannelOrder::Rgb => hint,
             ChannelOrder::Bgr => hint.flip([1]),
         };
+        self.controlnet_cond_embedding.forward(hint)
+    }
+
+    /// [`ControlNet::forward`] with the output of [`ControlNet::embed_hint`] in the hint's place.
+    #[must_use]
+    pub fn forward_embedded(
+        &self,
+        noisy_latents: Tensor<4>,
+        timesteps: &[f32],
+        context: &Tensor<3>,
+        hint_embedding: Tensor<4>,
+    ) -> Residuals {
         let device = noisy_latents.device();
         let time =
             self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
-        let mut features = self.conv_in.forward(noisy_latents) + self.controlnet_cond_embedding.forward(hint);
+        let mut features = self.conv_in.forward(noisy_latents) + hint_embedding;
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {
             features = block.forward(features, &time, context, &mut skips);

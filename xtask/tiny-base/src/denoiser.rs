@@ -132,24 +132,24 @@ fn draw_batch(recipe: &Recipe, step: u64, schedule: &NoiseSchedule) -> Batch {
     Batch { picture_idxs, timesteps: draw(Purpose::Timestep, schedule.n_train_timesteps()), prompts }
 }
 
-/// The means of the latents of the recipe's pictures, read from `path`, or computed and written there.
+/// The means of the latents of the recipe's pictures, kept in the autoencoder's folder for the next time.
 ///
 /// # Shapes
 /// - output: `[pictures, channels, height, width]`
 pub(crate) fn latent_means(
     vae: &AutoencoderKl,
     recipe: &Recipe,
-    path: &Path,
+    vae_dir: &Path,
     device: &Device,
 ) -> Result<Tensor<4>> {
     const NAME: &str = "means";
-    let n_pictures = row(recipe.n_pictures);
+    let Recipe { seed, scenes, n_pictures, .. } = recipe;
+    let path = vae_dir.join(format!("latents-{scenes:?}-{seed}-{n_pictures}.safetensors"));
     if path.is_file() {
-        let data = load_tensors(path)?.remove(NAME).context("the latents' file has no means")?;
-        if data.shape().first() == Some(&n_pictures) {
-            return Ok(Tensor::from_data(data, device));
-        }
+        let data = load_tensors(&path)?.remove(NAME).context("the latents' file has no means")?;
+        return Ok(Tensor::from_data(data, device));
     }
+    let n_pictures = row(recipe.n_pictures);
     println!("unet: encoding {n_pictures} pictures");
     let mut values: Vec<f32> = Vec::new();
     let mut shape = [0; 4];
@@ -162,7 +162,7 @@ pub(crate) fn latent_means(
     }
     shape[0] = n_pictures;
     let data = TensorData::new(values, shape);
-    save_tensors(path, &BTreeMap::from([(NAME.to_owned(), data.clone())]), &BTreeMap::new())?;
+    save_tensors(&path, &BTreeMap::from([(NAME.to_owned(), data.clone())]), &BTreeMap::new())?;
     Ok(Tensor::from_data(data, device))
 }
 

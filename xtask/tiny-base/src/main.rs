@@ -14,7 +14,7 @@ mod vae;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::prelude::*;
 use clap::Parser;
@@ -86,7 +86,7 @@ impl Work {
         fs::create_dir_all(&tokenizer_dir).with_context(|| tokenizer_dir.display().to_string())?;
         self.base.write_tokenizer(&tokenizer_dir)?;
         let stage = DenoiserStage {
-            means: latent_means(&vae, &recipe, &self.folder("latents.safetensors"), &self.device)?,
+            means: latent_means(&vae, &recipe, &self.folder("vae"), &self.device)?,
             tokenizer: ClipTokenizer::from_dir(&tokenizer_dir)?,
             schedule: NoiseSchedule::new(&ScheduleConfig::try_from(&TinyBase::scheduler())?)?,
             samples: self.folder("samples"),
@@ -101,6 +101,7 @@ impl Work {
     fn export(&self) -> Result<()> {
         let recipe = self.args.unet_recipe();
         let training = self.open_denoiser()?;
+        ensure!(training.step() > 0, "there is no UNet to export; train it first, with the same flags");
         println!("export: UNet and text encoder after {} steps", training.step());
         let Denoiser { unet, text_encoder } = training.model.valid();
         let (vae, vae_config) = vae::open(&self.folder("vae"), &self.device)?;

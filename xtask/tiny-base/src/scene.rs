@@ -51,7 +51,7 @@ pub(crate) fn picture(scene: &Scene) -> RgbImage {
 
 /// The words of all captions, and of those in other colours.
 pub(crate) fn words() -> Vec<&'static str> {
-    let mut words = vec!["with", "background", "striped", "checkered", "speckled"];
+    let mut words = vec!["with", "background", "striped", "checkered"];
     words.extend(Figure::ALL.map(Figure::name));
     words.extend(COLORS.iter().flat_map(|(name, _)| name.split(' ')));
     words

@@ -191,7 +191,7 @@ fn sibling(dir: &Path, suffix: &str) -> PathBuf {
     dir.with_extension(suffix)
 }
 
-fn remove(dir: &Path) -> Result<()> {
+pub(crate) fn remove(dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
     }

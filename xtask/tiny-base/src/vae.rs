@@ -14,7 +14,7 @@ use pyrograph_weights::{LoadOptions, Renames, SaveOptions, load, read_config, sa
 
 use crate::pixels::{crop, from_signed, psnr, squared_error, to_signed};
 use crate::scene::{HELD_OUT, SIDE};
-use crate::training::{Recipe, Stage};
+use crate::training::{Recipe, Stage, remove};
 
 /// Width and height of what it is trained on: a quarter of a picture costs a quarter of the time.
 const CROP: u32 = 64;
@@ -117,6 +117,8 @@ pub(crate) fn finish(
     let vae = with_fixed_deviation(model.valid(), LATENT_NOISE);
     let deviation = latent_deviation(&vae, recipe, device)?;
     let config = VaeConfig { scaling_factor: 1.0 / deviation, ..config.clone() };
+    // Latents of an earlier autoencoder are in there, too.
+    remove(out)?;
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let options = SaveOptions { renames: Renames::new(pyrograph_vae::RENAMES), ..SaveOptions::default() };
     save(&vae, &out.join(WEIGHTS), &options)?;

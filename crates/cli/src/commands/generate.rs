@@ -22,9 +22,9 @@ pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.base, &BundleOptions::default(), &device)?;
     bundle.check_controlnet(&controlnet_config)?;
     let request = Request {
-        prompt: args.prompt.clone(),
+        prompts: vec![args.prompt.clone()],
         negative_prompt: args.negative_prompt.clone(),
-        hint: Tensor::from_data(TensorData::new(hint_unit, [1, 3, height as usize, width as usize]), &device),
+        hints: Tensor::from_data(TensorData::new(hint_unit, [1, 3, height as usize, width as usize]), &device),
         n_steps: args.num_inference_steps.get(),
         guidance_scale: args.guidance_scale,
         conditioning_scale: args.controlnet_conditioning_scale,
