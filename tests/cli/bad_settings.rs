@@ -27,7 +27,7 @@ fn an_unknown_flag_is_refused_with_a_near_name() {
 
               tip: a similar argument exists: '--learning_rate'
 
-            Usage: pyrograph train --pretrained-model-name-or-path <DIR> --output-dir <DIR> --resolution <PIXELS> --train-data-dir <DIR> --learning-rate <RATE> [PRESET.toml]
+            Usage: pyrograph train --pretrained-model-name-or-path <DIR> --output-dir <DIR> --resolution <PIXELS> --num-validation-samples <N> --train-data-dir <DIR> --learning-rate <RATE> [PRESET.toml]
 
             For more information, try '--help'.
         "#]],
@@ -129,7 +129,7 @@ fn validation_prompts_and_images_must_pair_up() {
         expect![[r#"
             error: `--validation_prompt` must be set if `--validation_image` is set
 
-            hint: give both, or neither to make no validation pictures
+            hint: give both, or neither to see evaluation samples
         "#]],
     );
     check(
@@ -137,7 +137,7 @@ fn validation_prompts_and_images_must_pair_up() {
         expect![[r#"
             error: `--validation_image` must be set if `--validation_prompt` is set
 
-            hint: give both, or neither to make no validation pictures
+            hint: give both, or neither to see evaluation samples
         "#]],
     );
 }

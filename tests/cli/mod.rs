@@ -24,8 +24,9 @@ use std::process::{Command, Stdio};
 use expect_test::Expect;
 use tempfile::TempDir;
 
-/// What every training run here has in common.
-const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32";
+/// What every training run here has in common; pictures take the longest.
+const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32 \
+                     --num_validation_samples=0";
 
 /// The program: that of this build, or `PYROGRAPH_BIN` on a machine without it.
 fn program() -> Command {

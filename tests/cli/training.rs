@@ -54,13 +54,16 @@ fn a_command_pasted_from_the_reference_guide_runs() {
     let out = desk.path("out");
     assert_eq!(
         names(&out),
-        ["config.json", "diffusion_pytorch_model.safetensors", "metrics.jsonl", "validation"]
+        ["best", "config.json", "diffusion_pytorch_model.safetensors", "metrics.jsonl", "validation"]
     );
     assert_is_controlnet(&out);
     let metrics = json_lines(&fs::read_to_string(out.join("metrics.jsonl")).unwrap());
-    assert_eq!(events(&metrics), ["started", "progress", "validation", "progress", "validation", "finished"]);
+    let step_0 = ["started", "evaluation", "validation"];
+    let step_1 = ["progress", "evaluation", "warning", "best", "validation"];
+    let step_2 = ["progress", "evaluation", "best", "validation", "finished"];
+    assert_eq!(events(&metrics), [step_0.as_slice(), &step_1, &step_2].concat());
     let hint = image::open(desk.path("hint.png")).unwrap();
-    for step in ["step-000001", "step-000002"] {
+    for step in ["step-000000", "step-000001", "step-000002"] {
         let dir = out.join("validation").join(step);
         let grid = image::open(dir.join("grid.png")).unwrap();
         // Two rows of a hint and a picture, each cell with 4 px of padding, and 4 px at the end.
@@ -77,9 +80,13 @@ fn events_are_json_lines_on_standard_output() {
         "{TRAIN} --train_data_dir=circles --max_train_steps=2 --checkpointing_steps=2 --log-format=json"
     ));
     let lines = json_lines(&stdout);
-    assert_eq!(events(&lines), ["started", "progress", "progress", "checkpoint", "finished"]);
+    let findings = ["evaluation", "warning", "best"];
+    let steps = [&["started", "evaluation", "progress", "progress"], findings.as_slice()].concat();
+    assert_eq!(events(&lines), [&steps, ["checkpoint", "finished"].as_slice()].concat());
     assert_eq!(lines[0]["n_examples"], 5);
     assert!(lines[2]["loss"].as_f64().unwrap() > 0.0);
+    assert!(lines[2]["memory_bytes"].as_u64().is_none_or(|bytes| bytes > 1 << 20), "{}", lines[2]);
+    assert!(lines[2]["seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(fs::read_to_string(desk.path("out/metrics.jsonl")).unwrap(), stdout);
 }
 

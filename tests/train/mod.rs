@@ -1,5 +1,6 @@
 //! Training runs on a tiny base model: what a step does, and that a resumed run continues bit for bit.
 
+mod evaluate;
 mod resume;
 mod step;
 
@@ -13,11 +14,16 @@ pub(crate) fn base() -> PathBuf {
     crate::fixtures().join("parity/generate/sd1-like/base")
 }
 
-/// Five pairs of generated circles, 32 px.
+/// Five pairs of generated circles, 32 px: too few to hold any out of training.
 pub(crate) fn circles(dir: &Path) -> PathBuf {
+    circles_of(dir, 5)
+}
+
+/// So many pairs.
+pub(crate) fn circles_of(dir: &Path, count: usize) -> PathBuf {
     let out = dir.join("circles");
     let circles = Circles {
-        count: 5.try_into().expect("not zero"),
+        count: count.try_into().expect("not zero"),
         side: Side::try_from(32).expect("a multiple of 8"),
         seed: 3,
     };
@@ -25,7 +31,7 @@ pub(crate) fn circles(dir: &Path) -> PathBuf {
     out
 }
 
-/// A plan for that base and data: batches of two, so that the third of each epoch has one sample.
+/// A plan for that base and data: batches of two, so that the third of each epoch has one sample, and no pictures.
 pub(crate) fn plan(dir: &Path, output_dir: &Path, change: impl FnOnce(&mut TrainConfig)) -> TrainPlan {
     let mut config = TrainConfig::default();
     config.model.pretrained_model_name_or_path = Some(base());
@@ -34,6 +40,7 @@ pub(crate) fn plan(dir: &Path, output_dir: &Path, change: impl FnOnce(&mut Train
     config.data.train_batch_size = 2.try_into().expect("not zero");
     config.data.proportion_empty_prompts = 0.3;
     config.optimizer.learning_rate = 1e-3;
+    config.validation.num_validation_samples = 0;
     config.run.output_dir = output_dir.to_owned();
     config.run.seed = 7;
     change(&mut config);

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pyrograph_train::{Banner, Event, Observer, Progress, TrainError};
+use pyrograph_train::{Banner, Evaluation, Event, Observer, Progress, TrainError};
 
 use crate::args::{LogFormat, OutputArgs};
 
@@ -97,9 +97,22 @@ fn announcement(event: &Event) -> String {
         Event::Started(banner) => started(banner),
         Event::Progress(progress) => figures(progress),
         Event::Checkpoint { step, path } => format!("checkpoint of step {step}: {}", path.display()),
-        Event::Validation { step, grid } => format!("validation of step {step}: {}", grid.display()),
+        Event::Evaluation(evaluation) => evaluated(evaluation),
+        Event::TookHold { step } => format!("the hint took hold at step {step}"),
+        Event::Best { step, path, .. } => format!("best so far at step {step}: {}", path.display()),
+        Event::Warning { step, message } => format!("warning at step {step}: {message}"),
+        Event::Validation { step, grid, .. } => format!("validation of step {step}: {}", grid.display()),
         Event::Finished { step, path } => format!("trained {step} steps: {}", path.display()),
     }
+}
+
+fn evaluated(evaluation: &Evaluation) -> String {
+    let Evaluation { step, n_samples, is_held_out, loss, control_gap, control_gap_error, .. } = evaluation;
+    let kind = if *is_held_out { "held-out" } else { "training" };
+    format!(
+        "evaluation of step {step}: loss {loss:.4} on {n_samples} {kind} samples, control gap {control_gap:.4} \
+         (standard error {control_gap_error:.4})"
+    )
 }
 
 /// The reference's banner, with what it lacks at the end.

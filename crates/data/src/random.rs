@@ -17,6 +17,8 @@ pub enum Purpose {
     Order,
     /// Which samples `max_train_samples` keeps.
     Subset,
+    /// Which samples are kept out of training for evaluation.
+    HeldOut,
     /// Which caption of a sample is used, and whether it is dropped.
     Caption,
     /// The draw from the VAE's Gaussian.
@@ -29,6 +31,8 @@ pub enum Purpose {
     Weights,
     /// The starting noise of a validation image.
     Validation,
+    /// The timestep and the noise with which a sample is evaluated.
+    Evaluation,
     /// A picture of the generated circle task.
     Circle,
     /// A generated [`Scene`](crate::Scene).
@@ -41,12 +45,14 @@ impl Purpose {
         match self {
             Self::Order => "order",
             Self::Subset => "subset",
+            Self::HeldOut => "held out",
             Self::Caption => "caption",
             Self::Latent => "latent",
             Self::Noise => "noise",
             Self::Timestep => "timestep",
             Self::Weights => "weights",
             Self::Validation => "validation",
+            Self::Evaluation => "evaluation",
             Self::Circle => "circle",
             Self::Shape => "shape",
         }

@@ -41,12 +41,8 @@ impl Batch {
         });
         let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
         let images = host.image_signed.chunks_exact(3 * side * side);
-        let moments = host
-            .samples
-            .iter()
-            .zip(images)
-            .map(|(&sample_idx, image)| encoder.moments(bundle, sample_idx, image, side))
-            .collect();
+        let moments =
+            host.ids.iter().zip(images).map(|(id, image)| encoder.moments(bundle, id, image, side)).collect();
         Self {
             moments: Tensor::cat(moments, 0),
             hint: Tensor::from_data(TensorData::new(host.hint_unit, [batch_size, 3, side, side]), &device),

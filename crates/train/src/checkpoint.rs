@@ -16,7 +16,9 @@ use pyrograph_unet::{ControlNet, ControlNetConfig};
 use pyrograph_weights::{load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
+use crate::best::Best;
 use crate::optim::{AdamW, AdamWConfig};
+use crate::took_hold::TookHold;
 use crate::{TrainError, TrainPlan};
 
 const CONTROLNET: &str = "controlnet";
@@ -41,6 +43,14 @@ pub struct Position {
     pub cursor: Cursor,
 }
 
+/// What a run has found out so far, and how long that took.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) took_hold: TookHold,
+    pub(crate) best: Option<Best>,
+    pub(crate) seconds: f64,
+}
+
 /// What must be the same for a resumed run to continue the one it resumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity(pub BTreeMap<String, String>);
@@ -59,6 +69,8 @@ impl Identity {
 struct State<P> {
     position: Position,
     identity: Identity,
+    #[serde(default)]
+    record: Record,
     plan: P,
 }
 
@@ -69,6 +81,7 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) controlnet_config: &'a ControlNetConfig,
     pub(crate) optimizer: &'a AdamW,
     pub(crate) position: Position,
+    pub(crate) record: Record,
     pub(crate) identity: &'a Identity,
     pub(crate) plan: &'a TrainPlan,
 }
@@ -79,6 +92,7 @@ pub struct Checkpoint {
     path: PathBuf,
     position: Position,
     identity: Identity,
+    record: Record,
 }
 
 /// What a run continues from.
@@ -88,6 +102,7 @@ pub(crate) struct Restored {
     pub(crate) controlnet_config: ControlNetConfig,
     pub(crate) optimizer: AdamW,
     pub(crate) position: Position,
+    pub(crate) record: Record,
 }
 
 impl Snapshot<'_> {
@@ -98,26 +113,20 @@ impl Snapshot<'_> {
         total_limit: Option<NonZeroUsize>,
     ) -> Result<PathBuf, TrainError> {
         let name = format!("checkpoint-{}", self.position.optimizer_step);
-        let path = output_dir.join(&name);
         remove_leftovers(output_dir)?;
-        let scratch = output_dir.join(format!(".{name}{INCOMPLETE}"));
+        let scratch = scratch_dir(output_dir, &name);
         let controlnet_dir = scratch.join(CONTROLNET);
         fs::create_dir_all(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
         save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir)
             .map_err(TrainError::Pipeline)?;
         save_tensors(&scratch.join(OPTIMIZER), &self.optimizer.state(self.controlnet), &BTreeMap::new())
             .map_err(TrainError::Weights)?;
-        let state = State { position: self.position, identity: self.identity.clone(), plan: self.plan };
+        let Self { position, record, plan, .. } = *self;
+        let state = State { position, identity: self.identity.clone(), record, plan };
         write_json(&scratch.join(STATE), &state)?;
         write_json(&scratch.join(MANIFEST), &hashes(&scratch)?)?;
         sync(&controlnet_dir)?;
-        sync(&scratch)?;
-
-        if path.exists() {
-            remove(&path)?;
-        }
-        fs::rename(&scratch, &path).map_err(TrainError::io(&path))?;
-        sync(output_dir)?;
+        let path = put_in_place(&scratch, output_dir, &name)?;
         if let Some(limit) = total_limit {
             let mut ours = numbered(output_dir)?;
             ours.retain(|(_, path)| path.join(MANIFEST).is_file());
@@ -154,7 +163,8 @@ impl Checkpoint {
             }
         }
         let state: State<serde_json::Value> = read_json(&path.join(STATE)).map_err(&problem)?;
-        Ok(Self { path: path.to_owned(), position: state.position, identity: state.identity })
+        let State { position, identity, record, .. } = state;
+        Ok(Self { path: path.to_owned(), position, identity, record })
     }
 
     /// The newest complete checkpoint of an output folder. Folders of other names are no concern of ours, and
@@ -206,7 +216,8 @@ impl Checkpoint {
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
         let optimizer = AdamW::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
-        Ok(Restored { controlnet, controlnet_config, optimizer, position: self.position })
+        let (position, record) = (self.position, self.record);
+        Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
     }
 }
 
@@ -247,7 +258,24 @@ fn hashes(dir: &Path) -> Result<BTreeMap<String, String>, TrainError> {
     Ok(hashes)
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), TrainError> {
+/// Where a folder is written before it takes its place.
+pub(crate) fn scratch_dir(output_dir: &Path, name: &str) -> PathBuf {
+    output_dir.join(format!(".{name}{INCOMPLETE}"))
+}
+
+/// Makes a folder that is written durable and gives it its name, in place of one that has it.
+pub(crate) fn put_in_place(scratch: &Path, output_dir: &Path, name: &str) -> Result<PathBuf, TrainError> {
+    let path = output_dir.join(name);
+    sync(scratch)?;
+    if path.exists() {
+        remove(&path)?;
+    }
+    fs::rename(scratch, &path).map_err(TrainError::io(&path))?;
+    sync(output_dir)?;
+    Ok(path)
+}
+
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), TrainError> {
     let text = serde_json::to_string_pretty(value).expect("our own types are plain data with string keys");
     fs::write(path, text + "\n").map_err(TrainError::io(path))?;
     sync(path)
@@ -278,7 +306,8 @@ fn remove_leftovers(output_dir: &Path) -> Result<(), TrainError> {
         let entry = entry.map_err(TrainError::io(output_dir))?;
         let name = entry.file_name();
         let is_leftover = name.to_str().is_some_and(|name| {
-            name.starts_with(".checkpoint-") && (name.ends_with(INCOMPLETE) || name.ends_with(DELETED))
+            (name.starts_with(".checkpoint-") || name.starts_with(".best."))
+                && (name.ends_with(INCOMPLETE) || name.ends_with(DELETED))
         });
         if is_leftover {
             fs::remove_dir_all(entry.path()).map_err(TrainError::io(&entry.path()))?;

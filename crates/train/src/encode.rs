@@ -14,7 +14,7 @@ use pyrograph_pipeline::Bundle;
 #[derive(Debug)]
 pub(crate) struct Encoder {
     device: Device,
-    moments: Memory<usize, 4>,
+    moments: Memory<String, 4>,
     prompts: Memory<String, 3>,
 }
 
@@ -39,12 +39,12 @@ impl Encoder {
     pub(crate) fn moments(
         &mut self,
         bundle: &Bundle,
-        sample_idx: usize,
+        sample_id: &str,
         image_signed: &[f32],
         side: usize,
     ) -> Tensor<4> {
         let device = &self.device;
-        self.moments.get_or_compute(sample_idx, device, || {
+        self.moments.get_or_compute(sample_id.to_owned(), device, || {
             let data = TensorData::new(image_signed.to_vec(), [1, 3, side, side]);
             bundle.vae.encode(Tensor::from_data(data, device)).moments()
         })

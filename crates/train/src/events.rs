@@ -21,12 +21,37 @@ pub enum Event {
         /// The checkpoint's folder.
         path: PathBuf,
     },
-    /// Validation images are on disk.
+    /// The ControlNet was evaluated: at step 0, every `eval_steps` steps and after the last.
+    Evaluation(Evaluation),
+    /// Two evaluations in a row found the control gap open; told once in a run.
+    TookHold {
+        /// Optimizer steps made at the first of the two.
+        step: u64,
+    },
+    /// The ControlNet with the largest control gap so far is on disk.
+    Best {
+        /// Optimizer steps made.
+        step: u64,
+        /// Its control gap.
+        control_gap: f64,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// Something that the run goes on with, but that its user should know.
+    Warning {
+        /// Optimizer steps made.
+        step: u64,
+        /// What, and what to do about it.
+        message: String,
+    },
+    /// Validation images are on disk: at step 0, every `validation_steps` steps and after the last.
     Validation {
         /// Optimizer steps made.
         step: u64,
         /// The grid of all of them.
         grid: PathBuf,
+        /// The prompt of each row.
+        prompts: Vec<String>,
     },
     /// The trained ControlNet is on disk.
     Finished {
@@ -75,6 +100,60 @@ pub struct Progress {
     pub grad_norm: f64,
     /// Training images per second since the last report.
     pub images_per_second: f64,
+    /// What the process holds in main memory, where the system tells. A GPU's memory is not in it.
+    pub memory_bytes: Option<u64>,
+    /// Seconds that the run has taken, loading left out; a resumed run counts on from its checkpoint.
+    pub seconds: f64,
+}
+
+/// How well noise is predicted on samples, timesteps and noise that are the same in every evaluation of a run.
+///
+/// The loss with true and with shuffled hints differs in the hints alone. Before the ControlNet has learnt what
+/// they mean, the two are equal; their difference, the control gap, opens when it has, which the loss does not show.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Samples evaluated, each once in each bin.
+    pub n_samples: usize,
+    /// Whether no sample is trained on; a data set too small for that is evaluated on training samples.
+    pub is_held_out: bool,
+    /// Mean loss over samples and bins, each sample with its own hint.
+    pub loss: f64,
+    /// The same by timestep, from the least noise to the most.
+    pub bins: Vec<TimestepBin>,
+    /// Mean loss with the hint of another sample.
+    pub shuffled_loss: f64,
+    /// `shuffled_loss - loss`.
+    pub control_gap: f64,
+    /// The standard error of `control_gap` over the samples.
+    pub control_gap_error: f64,
+    /// The zero convolutions from the finest to the coarsest, the middle block's last.
+    pub zero_convs: Vec<ZeroConv>,
+}
+
+/// The losses in a range of timesteps.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TimestepBin {
+    /// The first timestep.
+    pub first: usize,
+    /// The last timestep.
+    pub last: usize,
+    /// Mean loss with the true hints.
+    pub loss: f64,
+    /// Mean loss with the hints of other samples.
+    pub shuffled_loss: f64,
+}
+
+/// How much one zero convolution has grown and does.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ZeroConv {
+    /// `down 0`, `down 1`, ..., `mid`.
+    pub name: String,
+    /// The Euclidean norm of its weight.
+    pub weight_norm: f64,
+    /// The root mean square of what it adds to the UNet, over the evaluation with the true hints.
+    pub residual_rms: f64,
 }
 
 /// Receives a run's events; an error from it ends the run.

@@ -4,31 +4,35 @@
 //! tells an [`Observer`]. Read `trainer.rs` first: it is the loop, and calls everything else in order.
 
 mod batch;
+mod best;
 mod checkpoint;
 mod config;
 mod encode;
 mod error;
+mod evaluate;
 mod events;
 mod loss;
 mod lr;
 mod metrics;
 mod optim;
 mod plan;
+mod took_hold;
 mod trainer;
 mod validate;
+mod window;
 
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{
-    CheckpointSection, DataSection, ModelSection, OptimizerSection, RunSection, ScheduleSection, TrainConfig,
-    ValidationSection,
+    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, RunSection,
+    ScheduleSection, TrainConfig, ValidationSection,
 };
 pub use error::TrainError;
-pub use events::{Banner, Event, Observer, Progress};
+pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};
 pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
 pub use optim::{AdamW, AdamWConfig, Gradients};
 pub use plan::{
-    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom,
-    TrainPlan, ValidationPair, ValidationPlan,
+    CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan, PlanError,
+    ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 pub use trainer::Trainer;

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line for each progress report, checkpoint and validation of a run.
+//! `metrics.jsonl`: one line for each event of a run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -40,7 +40,8 @@ impl MetricsFile {
             serde_json::from_str::<Line>(line)
                 .is_ok_and(|line| line.step.or(line.resumed_at).is_some_and(|step| step <= resumed_at))
         };
-        let kept: String = previous.lines().filter(is_before).flat_map(|line| [line, "\n"]).collect();
+        // Not a filter: an event may be about an earlier step than the one at which it was told.
+        let kept: String = previous.lines().take_while(is_before).flat_map(|line| [line, "\n"]).collect();
         fs::write(&path, kept).map_err(TrainError::output_dir(&path))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(TrainError::output_dir(&path))?;
         Ok(Self { path, file })
@@ -70,6 +71,7 @@ mod tests {
         for step in [2, 4, 6] {
             metrics.observe(&checkpoint(step)).expect("written");
         }
+        metrics.observe(&Event::TookHold { step: 4 }).expect("written, after step 6");
         let mut metrics = MetricsFile::open(dir.path(), 4).expect("continued");
         metrics.observe(&checkpoint(5)).expect("written");
         let text = fs::read_to_string(dir.path().join("metrics.jsonl")).expect("text");

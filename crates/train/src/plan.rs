@@ -37,6 +37,8 @@ pub struct TrainPlan {
     pub checkpoint: CheckpointPlan,
     /// Pictures made on the way.
     pub validation: ValidationPlan,
+    /// How it is found out whether the run learns; else it is not.
+    pub evaluation: Option<EvaluationPlan>,
     /// Where everything is written.
     pub output_dir: PathBuf,
     /// Decides every random number of the run; below 2^63, since TOML cannot write more.
@@ -159,12 +161,18 @@ pub enum ResumeFrom {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ValidationPlan {
-    /// What to make pictures of; if empty, none are made.
+    /// What to make pictures of.
     pub pairs: Vec<ValidationPair>,
-    /// Pictures of each pair.
+    /// Evaluation samples to make pictures of if there are no pairs, at most.
+    pub n_samples: usize,
+    /// Pictures of each pair or sample.
     pub images_per_pair: NonZeroUsize,
     /// Updates between two validations.
     pub every_steps: NonZeroU64,
+    /// Denoising steps of a picture.
+    pub inference_steps: NonZeroUsize,
+    /// Classifier-free guidance, 0 or more and finite; 1 or less turns it off.
+    pub guidance_scale: f64,
 }
 
 /// One hint and one prompt to make validation pictures of.
@@ -174,4 +182,14 @@ pub struct ValidationPair {
     pub image: PathBuf,
     /// The prompt.
     pub prompt: String,
+}
+
+/// How it is found out whether a run learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EvaluationPlan {
+    /// Samples to evaluate on, at least 2.
+    pub n_samples: NonZeroUsize,
+    /// Updates between two evaluations.
+    pub every_steps: NonZeroU64,
 }

@@ -15,14 +15,18 @@ use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet, save_controlnet
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 
 use crate::batch::{Batch, CaptionDraw};
-use crate::checkpoint::{Checkpoint, Identity, Position, Restored, Snapshot};
+use crate::best::Best;
+use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapshot};
 use crate::encode::Encoder;
+use crate::evaluate::{EvaluationSet, Evaluator, Frozen};
 use crate::events::{Banner, Both, Event, Progress};
 use crate::loss::{Draw, control_loss};
 use crate::metrics::MetricsFile;
 use crate::optim::{AdamW, Gradients};
 use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
+use crate::took_hold::Finding;
 use crate::validate::Validator;
+use crate::window::Window;
 use crate::{Observer, TrainError};
 
 /// What is kept of latents and of prompt embeddings, each; what does not fit is encoded again in each epoch.
@@ -30,6 +34,11 @@ const ENCODER_MEMORY_BYTES: usize = 1 << 30;
 
 /// Batches that each worker holds ready.
 const PREFETCH: usize = 2;
+
+/// What to do when the control gap stays closed.
+const STILL_CLOSED: &str = "the hint has not taken hold yet: with another sample's hint the loss is the same. It can take \
+    thousands of steps; if it stays so, check that each hint belongs to its picture, train longer, or raise the batch size \
+    or the learning rate";
 
 /// A training run.
 #[derive(Debug)]
@@ -40,12 +49,16 @@ pub struct Trainer {
     schedule: NoiseSchedule,
     dataset: Arc<Dataset>,
     encoder: Encoder,
+    evaluator: Option<Evaluator>,
     validator: Validator,
     identity: Identity,
     controlnet: ControlNet,
     controlnet_config: ControlNetConfig,
     optimizer: AdamW,
     position: Position,
+    record: Record,
+    /// When [`Trainer::run`] was called.
+    since: Instant,
 }
 
 impl Trainer {
@@ -60,7 +73,9 @@ impl Trainer {
             Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
             None => dataset,
         };
-        let validator = Validator::new(&plan.validation, plan.seed)?;
+        let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
+        let (dataset, evaluation_set) = EvaluationSet::split(dataset, n_evaluated, plan.seed);
+        let validator = Validator::new(&plan, &evaluation_set.samples)?;
         let identity = identity(&plan, &dataset);
         let checkpoint = match &plan.checkpoint.resume_from {
             ResumeFrom::Fresh => None,
@@ -87,6 +102,9 @@ impl Trainer {
             controlnet_config: start.controlnet_config,
             optimizer: start.optimizer,
             position: start.position,
+            record: Record { best: Best::still_there(start.record.best, &plan.output_dir), ..start.record },
+            since: Instant::now(),
+            evaluator: Evaluator::new(&plan, evaluation_set),
             plan,
             device,
             bundle,
@@ -108,7 +126,8 @@ impl Trainer {
         &self.bundle
     }
 
-    /// Trains to the end of the plan, then saves and validates; `metrics.jsonl` is told what the observer is told.
+    /// Trains to the end of the plan, with an evaluation and a validation before the first step and after the last;
+    /// `metrics.jsonl` is told what the observer is told.
     ///
     /// # Errors
     /// [`TrainError`] if data cannot be read, a file cannot be written, the loss is not finite or the observer
@@ -120,6 +139,11 @@ impl Trainer {
         let banner = self.banner();
         let total_steps = banner.total_steps;
         observer.observe(&Event::Started(banner))?;
+        self.since = Instant::now();
+        if self.step() == 0 {
+            self.evaluate(total_steps, observer)?;
+            self.validate(&output_dir, observer)?;
+        }
 
         let mut loader = self.loader()?;
         let mut window = Window::new();
@@ -128,22 +152,37 @@ impl Trainer {
             let epoch = self.position.cursor.epoch;
             let grad_norm = self.optimizer_step(&mut loader, lr, &mut window)?;
             let step = self.step();
+            let is_last = step == total_steps;
             let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
+            let is_evaluation = is_last || self.evaluator.as_ref().is_some_and(|it| it.is_due(step));
             // Before each checkpoint, too: none is kept of a run whose loss is no number any more.
-            if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || step == total_steps {
+            if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || is_evaluation {
                 let (loss, images_per_second) = window.report();
                 if !loss.is_finite() {
                     return Err(TrainError::NonFinite { step, loss });
                 }
                 let grad_norm = grad_norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
-                let progress = Progress { step, total_steps, epoch, loss, lr, grad_norm, images_per_second };
-                observer.observe(&Event::Progress(progress))?;
+                observer.observe(&Event::Progress(Progress {
+                    step,
+                    total_steps,
+                    epoch,
+                    loss,
+                    lr,
+                    grad_norm,
+                    images_per_second,
+                    memory_bytes: memory_stats::memory_stats().map(|memory| memory.physical_mem as u64),
+                    seconds: self.seconds(),
+                }))?;
+            }
+            // Before the checkpoint, which keeps what was found.
+            if is_evaluation {
+                self.evaluate(total_steps, observer)?;
             }
             if is_checkpoint {
                 let path = self.snapshot().save(&output_dir, self.plan.checkpoint.total_limit)?;
                 observer.observe(&Event::Checkpoint { step, path })?;
             }
-            if step.is_multiple_of(self.plan.validation.every_steps.get()) && step != total_steps {
+            if step.is_multiple_of(self.plan.validation.every_steps.get()) && !is_last {
                 self.validate(&output_dir, observer)?;
             }
             window.resume();
@@ -201,17 +240,48 @@ impl Trainer {
         control_loss(&self.bundle, &self.schedule, &self.controlnet, &batch, Draw { seed, micro_step })
     }
 
+    /// Evaluates, and tells what that says about the hint; keeps the ControlNet if it is the best so far.
+    fn evaluate(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let Some(evaluator) = &self.evaluator else { return Ok(()) };
+        let step = self.step();
+        let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
+        let evaluation = evaluator.run(frozen, &self.controlnet, &mut self.encoder, step)?;
+        observer.observe(&Event::Evaluation(evaluation.clone()))?;
+        match self.record.took_hold.observe(&evaluation, total_steps) {
+            Some(Finding::TookHold(step)) => observer.observe(&Event::TookHold { step })?,
+            Some(Finding::StillClosed) => {
+                observer.observe(&Event::Warning { step, message: STILL_CLOSED.to_owned() })?;
+            }
+            None => {}
+        }
+        // Nothing was trained at step 0.
+        if let Some(best) = Best::beaten_by(self.record.best, &evaluation).filter(|_| step > 0) {
+            let path = best.save(&self.controlnet, &self.controlnet_config, &self.plan.output_dir)?;
+            self.record.best = Some(best);
+            observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
+        }
+        Ok(())
+    }
+
     fn validate(&self, output_dir: &Path, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let step = self.step();
         let grid = self.validator.run(&self.bundle, &self.controlnet, step, output_dir, &self.device)?;
         match grid {
-            Some(grid) => observer.observe(&Event::Validation { step, grid }),
+            Some(grid) => {
+                let prompts = self.validator.prompts();
+                observer.observe(&Event::Validation { step, grid, prompts })
+            }
             None => Ok(()),
         }
     }
 
     fn step(&self) -> u64 {
         u64::from(self.position.optimizer_step)
+    }
+
+    /// Seconds of the run so far, those before it was resumed included.
+    fn seconds(&self) -> f64 {
+        self.record.seconds + self.since.elapsed().as_secs_f64()
     }
 
     fn loader(&self) -> Result<Loader, TrainError> {
@@ -231,6 +301,7 @@ impl Trainer {
             controlnet_config: &self.controlnet_config,
             optimizer: &self.optimizer,
             position: self.position,
+            record: Record { seconds: self.seconds(), ..self.record },
             identity: &self.identity,
             plan: &self.plan,
         }
@@ -273,7 +344,8 @@ fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Res
         }
     };
     let optimizer = AdamW::new(plan.optimizer.adamw);
-    Ok(Restored { controlnet, controlnet_config, optimizer, position: Position::default() })
+    let (position, record) = (Position::default(), Record::default());
+    Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
 }
 
 /// What decides a run's numbers beside the model: a resumed run must have all of it in common with the first.
@@ -284,47 +356,7 @@ fn identity(plan: &TrainPlan, dataset: &Dataset) -> Identity {
         ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
         ("resolution", plan.data.transform.side.get().to_string()),
         ("number of samples", dataset.samples().len().to_string()),
+        ("num_eval_samples", plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get()).to_string()),
     ];
     Identity(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
-}
-
-/// Loss and speed since the last report; the losses stay on the device until then.
-struct Window {
-    loss_sum: Option<Tensor<1>>,
-    n_batches: u32,
-    n_images: usize,
-    seconds: f64,
-    since: Instant,
-}
-
-impl Window {
-    fn new() -> Self {
-        Self { loss_sum: None, n_batches: 0, n_images: 0, seconds: 0.0, since: Instant::now() }
-    }
-
-    fn add(&mut self, loss: Tensor<1>, n_images: usize) {
-        self.loss_sum = Some(match self.loss_sum.take() {
-            Some(sum) => sum + loss,
-            None => loss,
-        });
-        self.n_batches += 1;
-        self.n_images += n_images;
-        self.seconds += self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
-    }
-
-    /// Leaves out what was not training: checkpoints and validation.
-    fn resume(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// Mean loss over the micro-batches, and images per second; starts the next window.
-    fn report(&mut self) -> (f64, f64) {
-        let finished = std::mem::replace(self, Self::new());
-        let sum = finished.loss_sum.map_or(f64::NAN, |sum| f64::from(sum.into_scalar::<f32>()));
-        let seconds = finished.seconds + finished.since.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "an image count is small")]
-        let n_images = finished.n_images as f64;
-        (sum / f64::from(finished.n_batches), n_images / seconds.max(1e-9))
-    }
 }

@@ -1,4 +1,6 @@
 //! Validation images: what the ControlNet draws for fixed hints, prompts and noise.
+//!
+//! Source: diffusers `train_controlnet.py` (0.42), `log_validation`, for the sampler and the defaults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,44 +9,74 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{HintPixels, RgbImage, grid, load_hint_for_inference, rgb_from_unit, save_png};
+use pyrograph_data::{
+    HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, rgb_from_unit, save_png,
+};
 use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate, standard_normal};
 use pyrograph_unet::ControlNet;
 
-use crate::TrainError;
 use crate::events::validation_dir;
-use crate::plan::ValidationPlan;
+use crate::plan::{ValidationPair, ValidationPlan};
+use crate::{TrainError, TrainPlan};
 
-/// Denoising steps of a validation image.
-///
-/// Source: diffusers `train_controlnet.py` (0.42), `log_validation`; so are the sampler and the guidance.
-const N_STEPS: usize = 20;
+/// What the pictures of one row have in common.
+#[derive(Debug)]
+struct Row {
+    prompt: String,
+    hint: HintPixels,
+    /// What a picture would be at best, where that is known.
+    target: Option<RgbImage>,
+}
 
-/// Classifier-free guidance of a validation image.
-const GUIDANCE_SCALE: f64 = 7.5;
+impl Row {
+    fn of_pair(pair: &ValidationPair) -> Result<Self, TrainError> {
+        let hint = load_hint_for_inference(&pair.image, None)
+            .map_err(|source| TrainError::ValidationImage { path: pair.image.clone(), source })?;
+        Ok(Self { prompt: pair.prompt.clone(), hint, target: None })
+    }
 
-/// The hints of all pairs, loaded once so that a bad file is found before the first step.
+    fn of_sample(sample: &Sample, transform: Transform) -> Result<Self, TrainError> {
+        let pixels = transform.load(sample).map_err(TrainError::Data)?;
+        let side = transform.side.pixels();
+        let target_unit: Vec<f32> = pixels.image_signed.iter().map(|value| value / 2.0 + 0.5).collect();
+        Ok(Self {
+            prompt: sample.captions.first().cloned().unwrap_or_default(),
+            hint: HintPixels { hint_unit: pixels.hint_unit, width: side, height: side },
+            target: Some(image(&target_unit, side, side)?),
+        })
+    }
+}
+
+/// Draws the validation images. What they need is loaded once, so that a bad file is found before the first step.
 #[derive(Debug)]
 pub(crate) struct Validator {
     validation: ValidationPlan,
-    hints: Vec<HintPixels>,
+    rows: Vec<Row>,
     seed: u64,
 }
 
 impl Validator {
-    pub(crate) fn new(validation: &ValidationPlan, seed: u64) -> Result<Self, TrainError> {
-        let load = |path: &Path| {
-            load_hint_for_inference(path, None)
-                .map_err(|source| TrainError::ValidationImage { path: path.to_owned(), source })
+    /// A row for each pair of the plan or, if there is none, for the first evaluation samples.
+    pub(crate) fn new(plan: &TrainPlan, samples: &[Sample]) -> Result<Self, TrainError> {
+        let validation = plan.validation.clone();
+        let rows = if validation.pairs.is_empty() {
+            let samples = samples.iter().take(validation.n_samples);
+            samples.map(|sample| Row::of_sample(sample, plan.data.transform)).collect::<Result<_, _>>()?
+        } else {
+            validation.pairs.iter().map(Row::of_pair).collect::<Result<_, _>>()?
         };
-        let hints = validation.pairs.iter().map(|pair| load(&pair.image)).collect::<Result<_, _>>()?;
-        Ok(Self { validation: validation.clone(), hints, seed })
+        Ok(Self { validation, rows, seed: plan.seed })
     }
 
-    /// Draws all images and writes them and their grid; returns the grid's path, or `None` without pairs.
+    /// The prompt of each row.
+    pub(crate) fn prompts(&self) -> Vec<String> {
+        self.rows.iter().map(|row| row.prompt.clone()).collect()
+    }
+
+    /// Draws all images and writes them and their grid; returns the grid's path, or `None` if there is no row.
     ///
-    /// Each row of the grid is one pair: the hint, then its images. The noise depends on the seed, the pair and the
-    /// image, not on the step, so grids of different steps can be compared.
+    /// Each row of the grid is the hint, the target if it is known, then the images. The noise depends on the seed, the
+    /// row and the image, not on the step, so grids of different steps can be compared.
     pub(crate) fn run(
         &self,
         bundle: &Bundle,
@@ -53,26 +85,28 @@ impl Validator {
         output_dir: &Path,
         device: &Device,
     ) -> Result<Option<PathBuf>, TrainError> {
-        if self.validation.pairs.is_empty() {
+        if self.rows.is_empty() {
             return Ok(None);
         }
         let dir = validation_dir(output_dir, step);
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         let controlnet = controlnet.valid();
-        let mut rows = Vec::with_capacity(self.hints.len());
-        for (pair_idx, hint) in self.hints.iter().enumerate() {
-            let hint_image = image(&hint.hint_unit, hint.width, hint.height)?;
-            save(&hint_image, &dir.join(format!("pair-{pair_idx}-hint.png")))?;
-            let mut row = vec![hint_image];
+        let mut grid_rows = Vec::with_capacity(self.rows.len());
+        for (row_idx, row) in self.rows.iter().enumerate() {
+            let hint = image(&row.hint.hint_unit, row.hint.width, row.hint.height)?;
+            let mut images = vec![("hint".to_owned(), hint)];
+            images.extend(row.target.clone().map(|target| ("target".to_owned(), target)));
             for image_idx in 0..self.validation.images_per_pair.get() {
-                let drawn = self.draw(bundle, &controlnet, pair_idx, image_idx, device)?;
-                save(&drawn, &dir.join(format!("pair-{pair_idx}-image-{image_idx}.png")))?;
-                row.push(drawn);
+                let drawn = self.draw(bundle, &controlnet, row_idx, image_idx, device)?;
+                images.push((format!("image-{image_idx}"), drawn));
             }
-            rows.push(row);
+            for (name, image) in &images {
+                save(image, &dir.join(format!("pair-{row_idx}-{name}.png")))?;
+            }
+            grid_rows.push(images.into_iter().map(|(_, image)| image).collect());
         }
         let path = dir.join("grid.png");
-        save(&grid(&rows), &path)?;
+        save(&grid(&grid_rows), &path)?;
         Ok(Some(path))
     }
 
@@ -80,14 +114,14 @@ impl Validator {
         &self,
         bundle: &Bundle,
         controlnet: &ControlNet,
-        pair_idx: usize,
+        row_idx: usize,
         image_idx: usize,
         device: &Device,
     ) -> Result<RgbImage, TrainError> {
-        let HintPixels { hint_unit, width, height } = &self.hints[pair_idx];
+        let Row { prompt, hint: HintPixels { hint_unit, width, height }, .. } = &self.rows[row_idx];
         let factor = bundle.vae_config.pixels_per_latent();
         let (rows, columns) = (*height as usize, *width as usize);
-        let key = format!("pair {pair_idx} image {image_idx}");
+        let key = format!("pair {row_idx} image {image_idx}");
         let mut rng = random::rng(self.seed, 0, &key, Purpose::Validation);
         let latents = standard_normal(
             [1, bundle.unet_config.in_channels, rows / factor, columns / factor],
@@ -95,11 +129,11 @@ impl Validator {
             device,
         );
         let request = Request {
-            prompts: vec![self.validation.pairs[pair_idx].prompt.clone()],
+            prompts: vec![prompt.clone()],
             negative_prompt: String::new(),
             hints: Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device),
-            n_steps: N_STEPS,
-            guidance_scale: GUIDANCE_SCALE,
+            n_steps: self.validation.inference_steps.get(),
+            guidance_scale: self.validation.guidance_scale,
             conditioning_scale: 1.0,
             mode: ControlMode::Balanced,
             sampler: SamplerKind::UniPc,

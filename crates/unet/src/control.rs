@@ -205,6 +205,11 @@ impl ControlNet {
             .collect()
     }
 
+    /// The zero convolutions: one for each down residual, from the finest to the coarsest, then the middle's.
+    pub fn zero_convs(&self) -> impl Iterator<Item = &Conv2d> {
+        self.controlnet_down_blocks.iter().chain([&self.controlnet_mid_block])
+    }
+
     fn pool(&self, residual: Tensor<4>) -> Tensor<4> {
         match self.pooling {
             Pooling::None => residual,

@@ -45,6 +45,8 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     validation: ValidationArgs,
     #[command(flatten)]
+    evaluation: EvaluationArgs,
+    #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
     reference: ReferenceArgs,
@@ -177,18 +179,38 @@ struct CheckpointArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Validation")]
 struct ValidationArgs {
-    /// Prompts to make pictures of on the way.
+    /// Prompts to make pictures of on the way [default: samples of the evaluation].
     #[arg(long, num_args = 1.., value_name = "PROMPT")]
     validation_prompt: Option<Vec<String>>,
     /// Their conditioning images: as many, one for all prompts, or several for one prompt.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     validation_image: Option<Vec<PathBuf>>,
-    /// Pictures of each pair [default: 4].
+    /// Evaluation samples to make pictures of where no prompt is given; 0 for none [default: 2].
+    #[arg(long, value_name = "N")]
+    num_validation_samples: Option<usize>,
+    /// Pictures of each pair or sample [default: 4].
     #[arg(long, value_name = "N")]
     num_validation_images: Option<NonZeroUsize>,
     /// Updates between two validations [default: 100].
     #[arg(long, value_name = "N")]
     validation_steps: Option<NonZeroU64>,
+    /// Denoising steps of a picture [default: 20].
+    #[arg(long, value_name = "N")]
+    validation_inference_steps: Option<NonZeroUsize>,
+    /// Classifier-free guidance of a picture; 1 turns it off [default: 7.5].
+    #[arg(long, value_name = "SCALE")]
+    validation_guidance_scale: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Evaluation")]
+struct EvaluationArgs {
+    /// Samples to keep out of training and evaluate on, at most a tenth of all; 0 turns evaluation off [default: 16].
+    #[arg(long, value_name = "N")]
+    num_eval_samples: Option<usize>,
+    /// Updates between two evaluations [default: validation_steps].
+    #[arg(long, value_name = "N")]
+    eval_steps: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Args)]
@@ -241,6 +263,8 @@ impl TrainArgs {
         self.schedule.apply(&mut config);
         self.checkpoint.apply(&mut config);
         self.validation.apply(&mut config);
+        set(&mut config.evaluation.num_eval_samples, &self.evaluation.num_eval_samples);
+        set_some(&mut config.evaluation.eval_steps, &self.evaluation.eval_steps);
         set(&mut config.run.output_dir, &self.run.output_dir);
         set(&mut config.run.seed, &self.run.seed);
         set(&mut config.run.log_every, &self.run.log_every);
@@ -323,8 +347,11 @@ impl ValidationArgs {
         let validation = &mut config.validation;
         set(&mut validation.validation_prompt, &self.validation_prompt);
         set(&mut validation.validation_image, &self.validation_image);
+        set(&mut validation.num_validation_samples, &self.num_validation_samples);
         set(&mut validation.num_validation_images, &self.num_validation_images);
         set(&mut validation.validation_steps, &self.validation_steps);
+        set(&mut validation.validation_inference_steps, &self.validation_inference_steps);
+        set(&mut validation.validation_guidance_scale, &self.validation_guidance_scale);
     }
 }
 

@@ -6,7 +6,7 @@ mod paired_folders;
 mod root;
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,20 @@ impl Dataset {
         random::shuffle(&mut self.samples, &mut random::rng(seed, 0, "", Purpose::Subset));
         self.samples.truncate(requested);
         Ok(self)
+    }
+
+    /// Takes out `n_held_out` samples drawn by `seed`, in the order of the draw. The others keep their order, and
+    /// one always stays.
+    #[must_use]
+    pub fn hold_out(mut self, n_held_out: usize, seed: u64) -> (Self, Vec<Sample>) {
+        let mut order: Vec<usize> = (0..self.samples.len()).collect();
+        random::shuffle(&mut order, &mut random::rng(seed, 0, "", Purpose::HeldOut));
+        order.truncate(n_held_out.min(self.samples.len() - 1));
+        let held_out: Vec<Sample> =
+            order.iter().map(|&sample_idx| self.samples[sample_idx].clone()).collect();
+        let ids: HashSet<&str> = held_out.iter().map(|sample| sample.id.as_str()).collect();
+        self.samples.retain(|sample| !ids.contains(sample.id.as_str()));
+        (self, held_out)
     }
 }
 

@@ -253,6 +253,28 @@ fn taking_some_samples_draws_them_by_seed() {
 }
 
 #[test]
+fn samples_held_out_are_drawn_by_seed_and_one_sample_always_stays() {
+    let rows: String =
+        (0..20).map(|index| format!("{}\n", ROW.replace("\"t\"", &format!("\"{index}\"")))).collect();
+    let dir = folder(&[IMAGE, HINT, ("metadata.jsonl", &rows)]);
+    let dataset = Dataset::open(dir.path(), &Columns::default()).unwrap();
+    let hold_out = |count, seed| {
+        let captions =
+            |samples: &[Sample]| samples.iter().map(|sample| sample.captions[0].clone()).collect::<Vec<_>>();
+        let (kept, held_out) = dataset.clone().hold_out(count, seed);
+        (captions(kept.samples()), captions(&held_out))
+    };
+    let (kept, held_out) = hold_out(5, 1);
+    assert_eq!(hold_out(5, 1).1, held_out);
+    assert_ne!(hold_out(5, 2).1, held_out);
+    let all: Vec<String> = (0..20).map(|index| index.to_string()).collect();
+    let expected: Vec<String> = all.iter().filter(|caption| !held_out.contains(caption)).cloned().collect();
+    assert_eq!((kept, held_out.len()), (expected, 5), "the others stay, in their order");
+    assert_eq!(hold_out(0, 1), (all, Vec::new()));
+    assert_eq!(hold_out(99, 1).0.len(), 1);
+}
+
+#[test]
 fn captions_are_drawn_and_dropped_at_their_rates() {
     let dir = folder(&[IMAGE, HINT, ("metadata.jsonl", &ROW.replace("\"t\"", r#"["one", "two"]"#))]);
     let dataset = Dataset::open(dir.path(), &Columns::default()).unwrap();

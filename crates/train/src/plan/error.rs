@@ -81,6 +81,9 @@ pub enum PlanError {
         /// Prompts given.
         prompts: usize,
     },
+    /// A single sample, where hints are exchanged between samples.
+    #[error("`--num_eval_samples` must be 0 or at least 2, found 1")]
+    OneEvaluationSample,
     /// A side that the networks cannot halve three times.
     #[error(
         "`--resolution` must be divisible by 8 for consistently sized encoded images between the VAE and the \
@@ -161,7 +164,7 @@ impl PlanError {
             Self::NoDataSource => "give the folder of the data set as `--train_data_dir`",
             Self::TwoDataSources { .. } => "both are the data set's folder; keep `--train_data_dir`",
             Self::NoValidationImage | Self::NoValidationPrompt => {
-                "give both, or neither to make no validation pictures"
+                "give both, or neither to see evaluation samples"
             }
             Self::ValidationCounts { .. } => "put a prompt of several words in quotes",
             Self::PolynomialEnd { .. } => "raise `--learning_rate`",

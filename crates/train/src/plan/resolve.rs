@@ -6,12 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use pyrograph_data::{Columns, Side, Transform};
 
 use super::{
-    CheckpointPlan, ControlNetSource, DataPlan, Length, ModelPlan, OptimizerPlan, PlanError, ResumeFrom,
-    TrainPlan, ValidationPair, ValidationPlan,
+    CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan, PlanError,
+    ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 use crate::config::{
-    CheckpointSection, DataSection, ModelSection, OptimizerSection, RunSection, ScheduleSection, TrainConfig,
-    ValidationSection,
+    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, RunSection,
+    ScheduleSection, TrainConfig, ValidationSection,
 };
 use crate::lr::{LrSchedule, LrScheduler};
 use crate::optim::AdamWConfig;
@@ -21,11 +21,13 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, run } = config;
+        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, evaluation, run } =
+            config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
         require_share_of_empty_prompts(&data)?;
-        let validation = validation_plan(validation)?;
+        let validation = validation_plan(&validation)?;
+        let evaluation = evaluation_plan(&evaluation, &validation)?;
         let data = data_plan(data, dir)?;
         let length =
             schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
@@ -35,7 +37,18 @@ impl TryFrom<TrainConfig> for TrainPlan {
             return Err(PlanError::Seed { value: seed });
         }
         let checkpoint = checkpoint_plan(checkpoint, &output_dir);
-        Ok(Self { model, data, optimizer, length, checkpoint, validation, output_dir, seed, log_every })
+        Ok(Self {
+            model,
+            data,
+            optimizer,
+            length,
+            checkpoint,
+            validation,
+            evaluation,
+            output_dir,
+            seed,
+            log_every,
+        })
     }
 }
 
@@ -93,8 +106,6 @@ fn optimizer_plan(
 ) -> Result<OptimizerPlan, PlanError> {
     let positive =
         |flag, value: f64| require(flag, "positive and finite", value, value > 0.0 && value.is_finite());
-    let not_negative =
-        |flag, value: f64| require(flag, "0 or more", value, value >= 0.0 && value.is_finite());
     let decay = |flag, value: f64| require(flag, "in the range [0, 1)", value, (0.0..1.0).contains(&value));
     let accumulation_steps = section.gradient_accumulation_steps;
     let scale = if section.scale_lr { product(accumulation_steps, batch_size) } else { 1.0 };
@@ -112,6 +123,10 @@ fn optimizer_plan(
         },
         max_grad_norm: positive("max_grad_norm", section.max_grad_norm)?,
     })
+}
+
+fn not_negative(flag: &'static str, value: f64) -> Result<f64, PlanError> {
+    require(flag, "0 or more", value, value >= 0.0 && value.is_finite())
 }
 
 fn require(flag: &'static str, expected: &'static str, value: f64, is_met: bool) -> Result<f64, PlanError> {
@@ -170,9 +185,8 @@ fn is_bare_name(path: &Path) -> bool {
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
 }
 
-fn validation_plan(section: ValidationSection) -> Result<ValidationPlan, PlanError> {
-    let ValidationSection { validation_prompt, validation_image, num_validation_images, validation_steps } =
-        section;
+fn validation_plan(section: &ValidationSection) -> Result<ValidationPlan, PlanError> {
+    let ValidationSection { validation_prompt, validation_image, .. } = section;
     let pair = |(image, prompt): (&PathBuf, &String)| ValidationPair {
         image: image.clone(),
         prompt: prompt.clone(),
@@ -188,14 +202,33 @@ fn validation_plan(section: ValidationSection) -> Result<ValidationPlan, PlanErr
             return Err(PlanError::ValidationCounts { images: images.len(), prompts: prompts.len() });
         }
     };
-    Ok(ValidationPlan { pairs, images_per_pair: num_validation_images, every_steps: validation_steps })
+    Ok(ValidationPlan {
+        pairs,
+        n_samples: section.num_validation_samples,
+        images_per_pair: section.num_validation_images,
+        every_steps: section.validation_steps,
+        inference_steps: section.validation_inference_steps,
+        guidance_scale: not_negative("validation_guidance_scale", section.validation_guidance_scale)?,
+    })
+}
+
+fn evaluation_plan(
+    section: &EvaluationSection,
+    validation: &ValidationPlan,
+) -> Result<Option<EvaluationPlan>, PlanError> {
+    let n_samples = NonZeroUsize::new(section.num_eval_samples);
+    if n_samples == Some(NonZeroUsize::MIN) {
+        return Err(PlanError::OneEvaluationSample);
+    }
+    let every_steps = section.eval_steps.unwrap_or(validation.every_steps);
+    Ok(n_samples.map(|n_samples| EvaluationPlan { n_samples, every_steps }))
 }
 
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, optimizer, length, checkpoint, validation, output_dir, seed, log_every } =
-            plan;
+        let TrainPlan { model, data, optimizer, length, checkpoint, .. } = plan;
+        let TrainPlan { validation, evaluation, output_dir, seed, log_every, .. } = plan;
         let (validation_image, validation_prompt) =
             validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
         Self {
@@ -244,8 +277,15 @@ impl From<TrainPlan> for TrainConfig {
             validation: ValidationSection {
                 validation_prompt,
                 validation_image,
+                num_validation_samples: validation.n_samples,
                 num_validation_images: validation.images_per_pair,
                 validation_steps: validation.every_steps,
+                validation_inference_steps: validation.inference_steps,
+                validation_guidance_scale: validation.guidance_scale,
+            },
+            evaluation: EvaluationSection {
+                num_eval_samples: evaluation.map_or(0, |evaluation| evaluation.n_samples.get()),
+                eval_steps: evaluation.map(|evaluation| evaluation.every_steps),
             },
             run: RunSection { output_dir, seed, log_every },
         }

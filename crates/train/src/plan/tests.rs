@@ -60,6 +60,12 @@ fn what_cannot_be_run_is_refused_with_the_references_words() {
         config.validation.validation_image = vec!["a.png".into(), "b.png".into()];
         config.validation.validation_prompt = vec!["red".into(), "green".into(), "blue".into()];
     });
+    check_refused("`--validation_guidance_scale` must be 0 or more, found NaN", |config| {
+        config.validation.validation_guidance_scale = f64::NAN;
+    });
+    check_refused("`--num_eval_samples` must be 0 or at least 2", |config| {
+        config.evaluation.num_eval_samples = 1;
+    });
     check_refused("`--resolution` must be divisible by 8", |config| config.data.resolution = 500);
     check_refused("`--learning_rate` must be positive", |config| config.optimizer.learning_rate = 0.0);
     check_refused("`--adam_beta2` must be in the range [0, 1), found 1", |config| {
@@ -126,6 +132,21 @@ fn steps_override_epochs() {
     assert_eq!(length(7), 7);
 }
 
+#[test]
+fn evaluation_comes_with_validation_unless_told_otherwise() {
+    let evaluation = |n_samples, eval_steps| {
+        let change = |config: &mut TrainConfig| {
+            config.validation.validation_steps = NonZeroU64::new(7).unwrap();
+            config.evaluation.num_eval_samples = n_samples;
+            config.evaluation.eval_steps = NonZeroU64::new(eval_steps);
+        };
+        plan(change).expect("a plan").evaluation
+    };
+    assert_eq!(evaluation(3, 0).expect("it is on").every_steps.get(), 7);
+    assert_eq!(evaluation(3, 2).expect("it is on").every_steps.get(), 2);
+    assert_eq!(evaluation(0, 2), None);
+}
+
 /// Asserts what a value of `resume_from_checkpoint` means with the output folder `out`.
 fn check_resume(value: &str, expected: &ResumeFrom) {
     let plan = plan(|config| {
@@ -167,8 +188,11 @@ fn a_plan_written_as_toml_is_the_same_plan_again() {
         config.schedule.lr_warmup_steps = 7;
         config.model.controlnet_model_name_or_path = Some("controlnet".into());
         config.checkpoint.resume_from_checkpoint = Some("latest".into());
+        config.evaluation.eval_steps = NonZeroU64::new(3);
+        config.validation.num_validation_samples = 0;
     });
     check(|config| {
+        config.evaluation.num_eval_samples = 0;
         config.schedule.lr_scheduler = LrScheduler::PiecewiseConstant;
         config.schedule.lr_step_rules = Some("1:10,0.1:20,0.005".parse().unwrap());
     });

@@ -1,0 +1,370 @@
+//! Evaluation: how well the noise is predicted, and whether the hint matters, on fixed samples, timesteps and noise.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::{DType, TensorData};
+use pyrograph_data::random::{self, Purpose};
+use pyrograph_data::{Dataset, PixelSample, Sample, Transform};
+use pyrograph_diffusion::NoiseSchedule;
+use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
+use pyrograph_unet::{ControlNet, Residuals};
+
+use crate::encode::Encoder;
+use crate::events::{Evaluation, TimestepBin, ZeroConv};
+use crate::{TrainError, TrainPlan};
+
+/// Parts of equal length into which the timesteps are cut; each sample is evaluated once in each.
+const N_BINS: usize = 4;
+
+/// Held out is at most one sample of so many.
+const MIN_SAMPLES_PER_HELD_OUT: usize = 10;
+
+/// The samples that a run is evaluated on.
+#[derive(Debug)]
+pub(crate) struct EvaluationSet {
+    pub(crate) samples: Vec<Sample>,
+    /// Whether none of them is trained on.
+    pub(crate) is_held_out: bool,
+}
+
+impl EvaluationSet {
+    /// Takes `n_samples` out of a data set, at most a tenth of it. Where that is less than the two between which hints
+    /// are exchanged, the data set stays as it is and its first samples are evaluated.
+    pub(crate) fn split(dataset: Dataset, n_samples: usize, seed: u64) -> (Dataset, Self) {
+        let n_held_out = n_samples.min(dataset.samples().len() / MIN_SAMPLES_PER_HELD_OUT);
+        if n_held_out < 2 {
+            let samples = dataset.samples().iter().take(n_samples).cloned().collect();
+            return (dataset, Self { samples, is_held_out: false });
+        }
+        let (dataset, samples) = dataset.hold_out(n_held_out, seed);
+        (dataset, Self { samples, is_held_out: true })
+    }
+}
+
+/// Evaluates a ControlNet.
+///
+/// An evaluation costs about as much as training on two and a half times the samples: for each sample and bin one pass
+/// of the UNet's encoder and two of ControlNet and decoder, with nothing to differentiate.
+#[derive(Debug)]
+pub(crate) struct Evaluator {
+    set: EvaluationSet,
+    every_steps: NonZeroU64,
+    batch_size: usize,
+    transform: Transform,
+    seed: u64,
+}
+
+/// The frozen half of the computation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frozen<'a> {
+    pub(crate) bundle: &'a Bundle,
+    pub(crate) schedule: &'a NoiseSchedule,
+}
+
+impl Evaluator {
+    /// An evaluator for the plan, or `None` if it evaluates nothing or there is no second sample to exchange hints with.
+    pub(crate) fn new(plan: &TrainPlan, set: EvaluationSet) -> Option<Self> {
+        let every_steps = plan.evaluation?.every_steps;
+        if set.samples.len() < 2 {
+            tracing::warn!("a data set of one sample is not evaluated");
+            return None;
+        }
+        let (batch_size, transform, seed) = (plan.data.batch_size.get(), plan.data.transform, plan.seed);
+        Some(Self { set, every_steps, batch_size, transform, seed })
+    }
+
+    /// Whether an evaluation is due after so many steps.
+    pub(crate) fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every_steps.get())
+    }
+
+    /// Evaluates a ControlNet after `step` steps. Equal weights give equal numbers at any step.
+    ///
+    /// # Errors
+    /// [`TrainError`] if an image cannot be read or a loss is not finite.
+    pub(crate) fn run(
+        &self,
+        frozen: Frozen<'_>,
+        controlnet: &ControlNet,
+        encoder: &mut Encoder,
+        step: u64,
+    ) -> Result<Evaluation, TrainError> {
+        let controlnet = controlnet.valid();
+        let bins = bins(frozen.schedule.n_train_timesteps());
+        let mut losses = vec![PairedLosses::default(); bins.len()];
+        let mut strengths = Strengths::default();
+        let n_samples = self.set.samples.len();
+        for first in (0..n_samples).step_by(self.batch_size) {
+            let batch = self.batch(first, frozen.bundle, encoder)?;
+            for (bin_idx, bin) in bins.iter().enumerate() {
+                let noised = self.noised(frozen.schedule, &batch, bin_idx, bin);
+                let (found, residuals) = paired_losses(frozen.bundle, &controlnet, &batch, noised);
+                losses[bin_idx].extend(found);
+                strengths.add(&residuals);
+            }
+        }
+        let evaluation = self.summary(step, &bins, &losses, strengths.of(&controlnet));
+        if !(evaluation.loss.is_finite() && evaluation.shuffled_loss.is_finite()) {
+            return Err(TrainError::NonFinite { step, loss: evaluation.loss });
+        }
+        Ok(evaluation)
+    }
+
+    /// Latents, prompts and hints of the samples from `first` on.
+    fn batch(&self, first: usize, bundle: &Bundle, encoder: &mut Encoder) -> Result<EvalBatch, TrainError> {
+        let samples = &self.set.samples;
+        let batch_size = self.batch_size.min(samples.len() - first);
+        let places = with_successor(first, batch_size, samples.len());
+        let load = |&sample_idx: &usize| self.transform.load(&samples[sample_idx]);
+        let pixels: Vec<PixelSample> =
+            places.iter().map(load).collect::<Result<_, _>>().map_err(TrainError::Data)?;
+
+        let side = self.transform.side.get();
+        let members = &samples[first..first + batch_size];
+        let moments = members
+            .iter()
+            .zip(&pixels)
+            .map(|(sample, pixels)| encoder.moments(bundle, &sample.id, &pixels.image_signed, side))
+            .collect();
+        let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
+        let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let hints: Vec<f32> = pixels.into_iter().flat_map(|pixels| pixels.hint_unit).collect();
+        let hints = TensorData::new(hints, [batch_size + 1, 3, side, side]);
+        let hints = Tensor::from_data(hints, encoder.device());
+        Ok(EvalBatch {
+            ids: members.iter().map(|sample| sample.id.clone()).collect(),
+            latents: bundle.vae.scale(DiagonalGaussian::from_moments(Tensor::cat(moments, 0)).mode()),
+            context: Tensor::cat(context, 0),
+            hint: hints.clone().narrow(0, 0, batch_size),
+            shuffled_hint: hints.narrow(0, 1, batch_size),
+        })
+    }
+
+    /// Draws a timestep in the bin and noise for each sample, and adds it; the draw depends on no training step.
+    fn noised(
+        &self,
+        schedule: &NoiseSchedule,
+        batch: &EvalBatch,
+        bin_idx: usize,
+        bin: &Range<usize>,
+    ) -> Noised {
+        let [_, channels, height, width] = batch.latents.dims();
+        let device = batch.latents.device();
+        let draw = |id: &String| {
+            let mut rng = random::rng(self.seed, bin_idx as u64, id, Purpose::Evaluation);
+            let timestep = bin.start + random::below(&mut rng, bin.len());
+            (timestep, standard_normal([1, channels, height, width], &mut rng, &device))
+        };
+        let (timesteps, noise): (Vec<usize>, Vec<Tensor<4>>) = batch.ids.iter().map(draw).unzip();
+        let (latents, noise) = (batch.latents.clone(), Tensor::cat(noise, 0));
+        #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
+        Noised {
+            latents: schedule.add_noise(latents.clone(), noise.clone(), &timesteps),
+            target: schedule.target(latents, noise, &timesteps),
+            times: timesteps.iter().map(|&timestep| timestep as f32).collect(),
+        }
+    }
+
+    fn summary(
+        &self,
+        step: u64,
+        bins: &[Range<usize>],
+        losses: &[PairedLosses],
+        zero_convs: Vec<ZeroConv>,
+    ) -> Evaluation {
+        let bins: Vec<TimestepBin> = bins
+            .iter()
+            .zip(losses)
+            .map(|(bin, losses)| TimestepBin {
+                first: bin.start,
+                last: bin.end - 1,
+                loss: mean(&losses.own),
+                shuffled_loss: mean(&losses.shuffled),
+            })
+            .collect();
+        let over_bins = |of: fn(&TimestepBin) -> f64| mean(&bins.iter().map(of).collect::<Vec<_>>());
+        let (loss, shuffled_loss) = (over_bins(|bin| bin.loss), over_bins(|bin| bin.shuffled_loss));
+        let sample_gap =
+            |sample_idx: usize| mean(&losses.iter().map(|losses| losses.gap(sample_idx)).collect::<Vec<_>>());
+        let n_samples = self.set.samples.len();
+        let (_, control_gap_error) = mean_and_error(&(0..n_samples).map(sample_gap).collect::<Vec<_>>());
+        Evaluation {
+            step,
+            n_samples,
+            is_held_out: self.set.is_held_out,
+            loss,
+            bins,
+            shuffled_loss,
+            control_gap: shuffled_loss - loss,
+            control_gap_error,
+            zero_convs,
+        }
+    }
+}
+
+/// What some samples are evaluated with, on the device.
+struct EvalBatch {
+    ids: Vec<String>,
+    /// The most likely latents, `[batch, latent_channels, height, width]`.
+    latents: Tensor<4>,
+    /// `[batch, tokens, context_dim]`, of each sample's first caption.
+    context: Tensor<3>,
+    /// `[batch, 3, side, side]` in [0, 1].
+    hint: Tensor<4>,
+    /// The same of other samples.
+    shuffled_hint: Tensor<4>,
+}
+
+/// Latents with noise, and what is to be predicted from them, each `[batch, latent_channels, height, width]`.
+struct Noised {
+    latents: Tensor<4>,
+    target: Tensor<4>,
+    times: Vec<f32>,
+}
+
+/// The losses of samples with their own hint and with that of another sample, in the same order.
+#[derive(Debug, Clone, Default)]
+struct PairedLosses {
+    own: Vec<f64>,
+    shuffled: Vec<f64>,
+}
+
+impl PairedLosses {
+    fn extend(&mut self, more: Self) {
+        self.own.extend(more.own);
+        self.shuffled.extend(more.shuffled);
+    }
+
+    fn gap(&self, sample_idx: usize) -> f64 {
+        self.shuffled[sample_idx] - self.own[sample_idx]
+    }
+}
+
+/// Predicts with both hints; the UNet's encoder, which sees neither, runs once. The residuals are those of the true hint.
+fn paired_losses(
+    bundle: &Bundle,
+    controlnet: &ControlNet,
+    batch: &EvalBatch,
+    noised: Noised,
+) -> (PairedLosses, Residuals) {
+    let Noised { latents, target, times } = noised;
+    let encoded = bundle.unet.encode(latents.clone(), &times, &batch.context);
+    let residuals =
+        |hint: &Tensor<4>| controlnet.forward(latents.clone(), &times, &batch.context, hint.clone());
+    let losses = |residuals| {
+        let prediction = bundle.unet.decode(encoded.clone(), &batch.context, Some(residuals));
+        sample_losses(prediction, target.clone())
+    };
+    let own = residuals(&batch.hint);
+    let paired = PairedLosses { own: losses(own.clone()), shuffled: losses(residuals(&batch.shuffled_hint)) };
+    (paired, own)
+}
+
+/// Mean squared error of each sample, in f32.
+fn sample_losses(prediction: Tensor<4>, target: Tensor<4>) -> Vec<f64> {
+    let squares = (prediction.cast(DType::F32) - target.cast(DType::F32)).square();
+    let means = squares.flatten::<2>(1, 3).mean_dim(1);
+    means.try_into_vec_as::<f32>().expect("the device hands out f32").into_iter().map(f64::from).collect()
+}
+
+/// Mean squares of the residuals, from batches of any sizes.
+#[derive(Default)]
+struct Strengths {
+    sums: Vec<f64>,
+    n_samples: usize,
+}
+
+impl Strengths {
+    fn add(&mut self, residuals: &Residuals) {
+        let residuals = || residuals.down.iter().chain([&residuals.mid]);
+        self.sums.resize(residuals().count(), 0.0);
+        let [batch_size, ..] = residuals().next().expect("at least the middle's").dims();
+        for (sum, residual) in self.sums.iter_mut().zip(residuals()) {
+            *sum += scalar(residual.clone().square().mean()) * as_f64(batch_size);
+        }
+        self.n_samples += batch_size;
+    }
+
+    fn of(self, controlnet: &ControlNet) -> Vec<ZeroConv> {
+        let last = self.sums.len() - 1;
+        let zero_convs = controlnet.zero_convs().zip(self.sums).enumerate();
+        zero_convs
+            .map(|(idx, (conv, sum))| ZeroConv {
+                name: if idx == last { "mid".to_owned() } else { format!("down {idx}") },
+                weight_norm: scalar(conv.weight.val().square().sum()).sqrt(),
+                residual_rms: (sum / as_f64(self.n_samples)).sqrt(),
+            })
+            .collect()
+    }
+}
+
+/// The timesteps in parts of equal length.
+fn bins(n_timesteps: usize) -> Vec<Range<usize>> {
+    let edge = |bin_idx: usize| bin_idx * n_timesteps / N_BINS;
+    (0..N_BINS).map(|bin_idx| edge(bin_idx)..edge(bin_idx + 1)).filter(|bin| !bin.is_empty()).collect()
+}
+
+/// The places from `first` on and the one after them, around the end: moved by one, each sample has its successor's hint,
+/// so that no sample has its own and each hint is used once.
+fn with_successor(first: usize, batch_size: usize, n_samples: usize) -> Vec<usize> {
+    (first..=first + batch_size).map(|place| place % n_samples).collect()
+}
+
+/// Mean and its standard error, of at least two values.
+pub(crate) fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let (mean, n_values) = (mean(values), as_f64(values.len()));
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (n_values - 1.0) / n_values).sqrt())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / as_f64(values.len())
+}
+
+fn scalar(tensor: Tensor<1>) -> f64 {
+    f64::from(tensor.into_scalar::<f32>())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^53")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_cover_every_timestep_once() {
+        assert_eq!(bins(1000), [0..250, 250..500, 500..750, 750..1000]);
+        assert_eq!(bins(10), [0..2, 2..5, 5..7, 7..10]);
+        assert_eq!(bins(2), [0..1, 1..2], "an empty bin is none");
+    }
+
+    #[test]
+    fn every_hint_goes_to_another_sample_once() {
+        for n_samples in 2..9 {
+            for batch_size in 1..=n_samples {
+                let mut partners: Vec<(usize, usize)> = Vec::new();
+                for first in (0..n_samples).step_by(batch_size) {
+                    let places = with_successor(first, batch_size.min(n_samples - first), n_samples);
+                    partners.extend(places.iter().copied().zip(places[1..].iter().copied()));
+                }
+                assert!(partners.iter().all(|(sample, partner)| sample != partner), "{partners:?}");
+                let mut hints: Vec<usize> = partners.iter().map(|(_, partner)| *partner).collect();
+                hints.sort_unstable();
+                assert_eq!(hints, (0..n_samples).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_mean_is_that_of_statistics() {
+        let (mean, error) = mean_and_error(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(mean, 2.5);
+        assert!((error - (5.0_f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
+    }
+}
