@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pyrograph-diffusion", &[]),
     ("pyrograph-weights", &[]),
     ("pyrograph-data", &[]),
+    ("pyrograph-report", &[]),
     (
         "pyrograph-pipeline",
         &["pyrograph-unet", "pyrograph-vae", "pyrograph-text", "pyrograph-diffusion", "pyrograph-weights"],
@@ -43,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "pyrograph-data",
             "pyrograph-pipeline",
             "pyrograph-train",
+            "pyrograph-report",
         ],
     ),
 ];
@@ -54,7 +56,7 @@ const OUTSIDE: [&str; 3] = ["pyrograph-tests", "tiny-base", "xtask"];
 const WITH_FEATURES: [&str; 2] = ["pyrograph", "pyrograph-kernels"];
 
 /// I2: crates that do not know tensors.
-const WITHOUT_BURN: [&str; 1] = ["pyrograph-data"];
+const WITHOUT_BURN: [&str; 2] = ["pyrograph-data", "pyrograph-report"];
 
 fn packages(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
