@@ -4,9 +4,13 @@
 //! automatic differentiation.
 
 mod attention;
+mod conv;
+#[cfg(feature = "flex")]
+mod flex;
 mod geglu;
 mod norm;
 
 pub use attention::{attention, merge_heads, split_heads};
+pub use conv::conv2d;
 pub use geglu::geglu;
 pub use norm::group_norm_silu;

@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use pyrograph_kernels::conv2d;
 use rand::{Rng, RngExt};
 
 use crate::hint::HintEmbedding;
@@ -165,7 +166,7 @@ impl ControlNet {
         let device = noisy_latents.device();
         let time =
             self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
-        let mut features = self.conv_in.forward(noisy_latents) + hint_embedding;
+        let mut features = conv2d(&self.conv_in, noisy_latents) + hint_embedding;
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {
             features = block.forward(features, &time, context, &mut skips);
@@ -175,9 +176,9 @@ impl ControlNet {
             down: skips
                 .into_iter()
                 .zip(&self.controlnet_down_blocks)
-                .map(|(skip, zero_conv)| self.pool(zero_conv.forward(skip)))
+                .map(|(skip, zero_conv)| self.pool(conv2d(zero_conv, skip)))
                 .collect(),
-            mid: self.pool(self.controlnet_mid_block.forward(mid)),
+            mid: self.pool(conv2d(&self.controlnet_mid_block, mid)),
         }
     }
 

@@ -4,6 +4,7 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::prelude::*;
 use burn::tensor::activation::silu;
+use pyrograph_kernels::conv2d;
 
 use crate::HintConfig;
 use crate::control::zeroed;
@@ -45,10 +46,10 @@ impl HintEmbedding {
     }
 
     pub(crate) fn forward(&self, hint: Tensor<4>) -> Tensor<4> {
-        let mut features = silu(self.conv_in.forward(hint));
+        let mut features = silu(conv2d(&self.conv_in, hint));
         for block in &self.blocks {
-            features = silu(block.forward(features));
+            features = silu(conv2d(block, features));
         }
-        self.conv_out.forward(features)
+        conv2d(&self.conv_out, features)
     }
 }

@@ -5,6 +5,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use pyrograph_kernels::conv2d;
 
 use crate::resnet::conv3x3;
 
@@ -30,7 +31,7 @@ impl Downsample {
     }
 
     pub(crate) fn forward(&self, features: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(features)
+        conv2d(&self.conv, features)
     }
 }
 
@@ -57,6 +58,6 @@ impl Upsample {
         let options = InterpolateOptions::new(InterpolateMode::Nearest)
             .with_output_size(size)
             .with_align_corners(false);
-        self.conv.forward(interpolate(features, options))
+        conv2d(&self.conv, interpolate(features, options))
     }
 }

@@ -4,7 +4,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::activation::silu;
-use pyrograph_kernels::group_norm_silu;
+use pyrograph_kernels::{conv2d, group_norm_silu};
 
 use crate::UnetConfig;
 
@@ -55,12 +55,12 @@ impl ResnetBlock {
 
     pub(crate) fn forward(&self, features: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(features.clone()),
+            Some(conv) => conv2d(conv, features.clone()),
             None => features.clone(),
         };
-        let hidden = self.conv1.forward(group_norm_silu(&self.norm1, features));
+        let hidden = conv2d(&self.conv1, group_norm_silu(&self.norm1, features));
         let time: Tensor<4> = self.time_emb_proj.forward(silu(time)).unsqueeze_dims(&[2, 3]); // [batch, channels, 1, 1]
-        let hidden = self.conv2.forward(group_norm_silu(&self.norm2, hidden + time));
+        let hidden = conv2d(&self.conv2, group_norm_silu(&self.norm2, hidden + time));
         shortcut + hidden
     }
 }

@@ -3,7 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use pyrograph_kernels::{attention, geglu, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, geglu, merge_heads, split_heads};
 
 use crate::resnet::conv1x1;
 use crate::{Projection, UnetConfig};
@@ -123,7 +123,7 @@ impl ChannelProjection {
     /// `[batch, channels, height, width]` to `[batch, height * width, channels]`.
     fn to_tokens(&self, features: Tensor<4>) -> Tensor<3> {
         let features = match &self.conv {
-            Some(conv) => conv.forward(features),
+            Some(conv) => conv2d(conv, features),
             None => features,
         };
         let tokens = features.flatten::<3>(2, 3).swap_dims(1, 2);
@@ -142,7 +142,7 @@ impl ChannelProjection {
         let [batch, _, channels] = tokens.dims();
         let features = tokens.swap_dims(1, 2).reshape([batch, channels, height, width]);
         match &self.conv {
-            Some(conv) => conv.forward(features),
+            Some(conv) => conv2d(conv, features),
             None => features,
         }
     }

@@ -3,7 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::prelude::*;
-use pyrograph_kernels::group_norm_silu;
+use pyrograph_kernels::{conv2d, group_norm_silu};
 
 use crate::resnet::conv3x3;
 use crate::stage::{DownBlock, MidBlock, UpBlock};
@@ -69,7 +69,7 @@ impl Unet {
         let device = noisy_latents.device();
         let time =
             self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
-        let mut features = self.conv_in.forward(noisy_latents);
+        let mut features = conv2d(&self.conv_in, noisy_latents);
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {
             features = block.forward(features, &time, context, &mut skips);
@@ -97,7 +97,7 @@ impl Unet {
         for block in &self.up_blocks {
             features = block.forward(features, &time, context, &mut skips);
         }
-        self.conv_out.forward(group_norm_silu(&self.conv_norm_out, features))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, features))
     }
 
     /// Both halves: the prediction for noisy latents.

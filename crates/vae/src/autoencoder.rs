@@ -2,6 +2,7 @@
 
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
+use pyrograph_kernels::conv2d;
 
 use crate::blocks::conv1x1;
 use crate::{Decoder, DiagonalGaussian, Encoder, VaeConfig};
@@ -43,7 +44,7 @@ impl AutoencoderKl {
     pub fn encode(&self, image_signed: Tensor<4>) -> DiagonalGaussian {
         let moments = self.encoder.forward(image_signed);
         DiagonalGaussian::from_moments(match &self.quant_conv {
-            Some(conv) => conv.forward(moments),
+            Some(conv) => conv2d(conv, moments),
             None => moments,
         })
     }
@@ -56,7 +57,7 @@ impl AutoencoderKl {
     #[must_use]
     pub fn decode(&self, sample: Tensor<4>) -> Tensor<4> {
         self.decoder.forward(match &self.post_quant_conv {
-            Some(conv) => conv.forward(sample),
+            Some(conv) => conv2d(conv, sample),
             None => sample,
         })
     }

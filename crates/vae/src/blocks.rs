@@ -5,7 +5,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use pyrograph_kernels::{attention, group_norm_silu, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, group_norm_silu, merge_heads, split_heads};
 
 use crate::VaeConfig;
 
@@ -55,11 +55,11 @@ impl ResnetBlock {
 
     pub(crate) fn forward(&self, features: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(features.clone()),
+            Some(conv) => conv2d(conv, features.clone()),
             None => features.clone(),
         };
-        let hidden = self.conv1.forward(group_norm_silu(&self.norm1, features));
-        let hidden = self.conv2.forward(group_norm_silu(&self.norm2, hidden));
+        let hidden = conv2d(&self.conv1, group_norm_silu(&self.norm1, features));
+        let hidden = conv2d(&self.conv2, group_norm_silu(&self.norm2, hidden));
         shortcut + hidden
     }
 }
@@ -173,7 +173,7 @@ impl Downsample {
     }
 
     pub(crate) fn forward(&self, features: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(features)
+        conv2d(&self.conv, features)
     }
 }
 
@@ -199,6 +199,6 @@ impl Upsample {
         let options = InterpolateOptions::new(InterpolateMode::Nearest)
             .with_output_size([2 * height, 2 * width])
             .with_align_corners(false);
-        self.conv.forward(interpolate(features, options))
+        conv2d(&self.conv, interpolate(features, options))
     }
 }

@@ -3,7 +3,7 @@
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
-use pyrograph_kernels::group_norm_silu;
+use pyrograph_kernels::{conv2d, group_norm_silu};
 
 use crate::VaeConfig;
 use crate::blocks::{Downsample, MidBlock, ResnetBlock, conv3x3, group_norm, resnets};
@@ -68,9 +68,9 @@ impl Encoder {
     ///   `p` = [`VaeConfig::pixels_per_latent`]
     #[must_use]
     pub fn forward(&self, image_signed: Tensor<4>) -> Tensor<4> {
-        let features = self.conv_in.forward(image_signed);
+        let features = conv2d(&self.conv_in, image_signed);
         let features = self.down_blocks.iter().fold(features, |features, block| block.forward(features));
         let features = self.mid_block.forward(features);
-        self.conv_out.forward(group_norm_silu(&self.conv_norm_out, features))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, features))
     }
 }

@@ -1,0 +1,435 @@
+//! Convolution and its three gradients over slices.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::gather::{Band, Gather, Layout};
+use super::tile::{TILE, convolve, correlate, next_vectors};
+use crate::flex::memory::{Shared, with_scratch};
+
+/// The weights that one gather combines its channels and taps with, [`TILE`] output channels side by side.
+struct Packed {
+    values: Vec<f32>,
+    n_out: usize,
+    tile_len: usize,
+}
+
+impl Packed {
+    /// Packs `weight[out * strides[0] + channel * strides[1] + tap]` for the given taps.
+    fn new(weight: &[f32], [n_out, n_channels]: [usize; 2], strides: [usize; 2], taps: &[usize]) -> Self {
+        let tile_len = n_channels * taps.len() * TILE;
+        let mut values = vec![0.0; n_out.div_ceil(TILE) * tile_len];
+        values.par_chunks_mut(tile_len.max(1)).enumerate().for_each(|(tile, values)| {
+            for row in 0..TILE.min(n_out - tile * TILE) {
+                let mut targets = values[row..].iter_mut().step_by(TILE);
+                for channel in 0..n_channels {
+                    let start = (tile * TILE + row) * strides[0] + channel * strides[1];
+                    for (tap, target) in taps.iter().zip(&mut targets) {
+                        *target = weight[start + tap];
+                    }
+                }
+            }
+        });
+        Self { values, n_out, tile_len }
+    }
+}
+
+/// Where the results of one gather go: every `step`-th row and column of the output, from `start` on.
+struct Target<'a> {
+    output: Shared,
+    /// Height and width of a whole output image.
+    size: [usize; 2],
+    step: [usize; 2],
+    start: [usize; 2],
+    bias: Option<&'a [f32]>,
+}
+
+/// One band of a gather, computed and stored.
+struct BandConvolution<'a> {
+    gather: &'a Gather<'a>,
+    band: &'a Band,
+    layout: &'a Layout,
+    weights: &'a Packed,
+    target: &'a Target<'a>,
+    copy: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for BandConvolution<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { gather, band, layout, weights, target, copy, sums } = self;
+        gather.fill(band, layout, copy);
+        let span = layout.span();
+        let stride = sums.len() / TILE;
+        for (tile, packed) in weights.values.chunks_exact(weights.tile_len).enumerate() {
+            let mut position = 0;
+            while position < span {
+                let n_vectors = next_vectors::<S>((span - position).div_ceil(S::F32_LANES));
+                assert!(position + n_vectors * S::F32_LANES <= stride);
+                let source = (
+                    copy[position..].as_ptr(),
+                    gather.n_channels,
+                    layout.channel_stride,
+                    layout.taps.as_slice(),
+                );
+                let row = (sums[position..].as_mut_ptr(), stride);
+                // SAFETY: the copy has slack past its last position, the packed weights are a whole tile,
+                // and the assertion holds the sums within their rows.
+                unsafe {
+                    match n_vectors {
+                        1 => convolve::<S, 1>(simd, source, packed.as_ptr(), row),
+                        2 => convolve::<S, 2>(simd, source, packed.as_ptr(), row),
+                        _ => convolve::<S, 3>(simd, source, packed.as_ptr(), row),
+                    }
+                }
+                position += n_vectors * S::F32_LANES;
+            }
+            for (row, sums) in sums.chunks_exact(stride).take(weights.n_out - tile * TILE).enumerate() {
+                store(gather, band, layout, target, [weights.n_out, tile * TILE + row], sums);
+            }
+        }
+    }
+}
+
+/// Stores a band's sums of one output channel, `[n_out, channel]`.
+#[inline(always)]
+fn store(
+    gather: &Gather<'_>,
+    band: &Band,
+    layout: &Layout,
+    target: &Target<'_>,
+    [n_out, channel]: [usize; 2],
+    sums: &[f32],
+) {
+    let [height, width] = target.size;
+    let row_len = gather.out_size[1];
+    let bias = target.bias.map_or(0.0, |bias| bias[channel]);
+    // Rows of positions lie a pitch apart, or without a gap where a row of the layout is a whole band.
+    let pitch = if layout.rows == 1 { row_len } else { layout.pitch };
+    let rows = band.images.clone().flat_map(|image| band.rows.clone().map(move |row| (image, row)));
+    for ((image, row), sums) in rows.zip(sums.chunks(pitch)) {
+        let row = row * target.step[0] + target.start[0];
+        let start = ((image * n_out + channel) * height + row) * width + target.start[1];
+        let len = (row_len - 1) * target.step[1] + 1;
+        // SAFETY: the row is within the output, and no other band or channel has it.
+        let output = unsafe { target.output.row(start, len) };
+        if target.step[1] == 1 {
+            for (output, sum) in output.iter_mut().zip(sums) {
+                *output = sum + bias;
+            }
+        } else {
+            for (output, sum) in output.iter_mut().step_by(target.step[1]).zip(sums) {
+                *output = sum + bias;
+            }
+        }
+    }
+}
+
+fn convolve_bands(gather: &Gather<'_>, weights: &Packed, target: &Target<'_>) {
+    gather.bands().par_iter().for_each(|band| {
+        let layout = gather.layout(band);
+        let stride = layout.span().next_multiple_of(16) + 64;
+        with_scratch(layout.len + TILE * stride, |scratch| {
+            let (copy, sums) = scratch.split_at_mut(layout.len);
+            Arch::new().dispatch(BandConvolution {
+                gather,
+                band,
+                layout: &layout,
+                weights,
+                target,
+                copy,
+                sums,
+            });
+        });
+    });
+}
+
+/// A convolution's numbers, for its forward and backward passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) n_images: usize,
+    pub(super) channels_in: usize,
+    pub(super) channels_out: usize,
+    /// Height and width of the input, the kernel and the output.
+    pub(super) size: [usize; 2],
+    pub(super) kernel: [usize; 2],
+    pub(super) out_size: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) dilation: [usize; 2],
+    /// Zeros above and to the left of the input.
+    pub(super) padding: [usize; 2],
+}
+
+impl Geometry {
+    fn n_taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Rows and columns of the kernel with the input's position that each reads for output `[0, 0]`.
+    fn offsets(&self, dim: usize) -> impl Iterator<Item = isize> + Clone {
+        let (dilation, padding) = (self.dilation[dim], self.padding[dim].cast_signed());
+        (0..self.kernel[dim]).map(move |index| (index * dilation).cast_signed() - padding)
+    }
+
+    fn reading_input<'a>(&self, input: &'a [f32]) -> Gather<'a> {
+        let taps = self.offsets(0).flat_map(|row| self.offsets(1).map(move |col| [row, col])).collect();
+        Gather {
+            source: input,
+            n_images: self.n_images,
+            n_channels: self.channels_in,
+            size: self.size,
+            step: self.stride,
+            taps,
+            out_size: self.out_size,
+        }
+    }
+
+    /// The convolution of `input`.
+    pub(super) fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let gather = self.reading_input(input);
+        let taps: Vec<usize> = (0..self.n_taps()).collect();
+        let strides = [self.channels_in * self.n_taps(), self.n_taps()];
+        let weights = Packed::new(weight, [self.channels_out, self.channels_in], strides, &taps);
+        let mut output = vec![0.0; self.n_images * self.channels_out * self.out_size[0] * self.out_size[1]];
+        let target = Target {
+            output: Shared::new(&mut output),
+            size: self.out_size,
+            step: [1, 1],
+            start: [0, 0],
+            bias: Some(bias),
+        };
+        convolve_bands(&gather, &weights, &target);
+        output
+    }
+
+    /// The gradient towards the input, from the gradient of the output.
+    ///
+    /// Positions of the input that leave the same remainder by the stride see the same taps: each remainder
+    /// is a convolution of the output's gradient.
+    pub(super) fn input_gradient(&self, gradient: &[f32], weight: &[f32]) -> Vec<f32> {
+        let mut output = vec![0.0; self.n_images * self.channels_in * self.size[0] * self.size[1]];
+        let shared = Shared::new(&mut output);
+        for start in (0..self.stride[0]).flat_map(|row| (0..self.stride[1]).map(move |col| [row, col])) {
+            // Index within the kernel, and the offset in the output's gradient.
+            let seen = |dim: usize| {
+                let stride = self.stride[dim].cast_signed();
+                self.offsets(dim)
+                    .map(move |offset| start[dim].cast_signed() - offset)
+                    .enumerate()
+                    .filter(move |(_, distance)| distance.rem_euclid(stride) == 0)
+                    .map(move |(index, distance)| (index, distance.div_euclid(stride)))
+            };
+            let (kernel_taps, taps): (Vec<usize>, Vec<[isize; 2]>) = seen(0)
+                .flat_map(|(row, down)| {
+                    seen(1).map(move |(col, right)| (row * self.kernel[1] + col, [down, right]))
+                })
+                .unzip();
+            let out_size =
+                [0, 1].map(|dim| self.size[dim].saturating_sub(start[dim]).div_ceil(self.stride[dim]));
+            if taps.is_empty() || out_size.contains(&0) {
+                continue;
+            }
+            let gather = Gather {
+                source: gradient,
+                n_images: self.n_images,
+                n_channels: self.channels_out,
+                size: self.out_size,
+                step: [1, 1],
+                taps,
+                out_size,
+            };
+            let strides = [self.n_taps(), self.channels_in * self.n_taps()];
+            let weights = Packed::new(weight, [self.channels_in, self.channels_out], strides, &kernel_taps);
+            let target = Target { output: shared, size: self.size, step: self.stride, start, bias: None };
+            convolve_bands(&gather, &weights, &target);
+        }
+        output
+    }
+
+    /// The gradient towards the weight.
+    ///
+    /// Groups of bands are summed side by side and then together, in an order that only the shapes decide.
+    pub(super) fn weight_gradient(&self, input: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let gather = self.reading_input(input);
+        let bands = gather.bands();
+        let n_rows = self.channels_in * self.n_taps();
+        let parts = Parts::new(n_rows, self.channels_out, bands.len());
+        let sums: Vec<Vec<f32>> = (0..parts.n_groups * parts.n_blocks)
+            .into_par_iter()
+            .map(|part| {
+                let (group, block) = (part / parts.n_blocks, part % parts.n_blocks);
+                let channels = block * parts.block..((block + 1) * parts.block).min(self.channels_out);
+                let width = channels.len().next_multiple_of(BLOCK);
+                let mut sums = vec![0.0; n_rows.next_multiple_of(TILE) * width];
+                let group_len = bands.len().div_ceil(parts.n_groups);
+                for band in bands.iter().skip(group * group_len).take(group_len) {
+                    let layout = gather.layout(band);
+                    let n_positions = layout.rows * layout.row_len;
+                    with_scratch(layout.len + n_positions * width, |scratch| {
+                        let (copy, transposed) = scratch.split_at_mut(layout.len);
+                        gather.fill(band, &layout, copy);
+                        self.transpose_gradient(gradient, band, channels.clone(), width, transposed);
+                        Arch::new().dispatch(BandCorrelation {
+                            layout: &layout,
+                            n_channels: self.channels_in,
+                            copy,
+                            gradient: transposed,
+                            width,
+                            sums: &mut sums,
+                        });
+                    });
+                }
+                sums
+            })
+            .collect();
+        parts.sum(&sums, n_rows, self.channels_out)
+    }
+
+    /// Copies a band of the output's gradient with its channels, filled up to `width`, side by side.
+    fn transpose_gradient(
+        &self,
+        gradient: &[f32],
+        band: &Band,
+        channels: std::ops::Range<usize>,
+        width: usize,
+        transposed: &mut [f32],
+    ) {
+        let [height, row_len] = self.out_size;
+        let len = band.rows.len() * row_len;
+        for (image, transposed) in band.images.clone().zip(transposed.chunks_mut(len * width)) {
+            // Sixteen positions at a time, so that the lines being written stay in the cache.
+            for (positions, lines) in transposed.chunks_mut(16 * width).enumerate() {
+                for (lane, channel) in channels.clone().enumerate() {
+                    let start = (image * self.channels_out + channel) * height * row_len
+                        + band.rows.start * row_len
+                        + positions * 16;
+                    for (line, value) in lines.chunks_exact_mut(width).zip(&gradient[start..]) {
+                        line[lane] = *value;
+                    }
+                }
+                for line in lines.chunks_exact_mut(width) {
+                    line[channels.len()..].fill(0.0);
+                }
+            }
+        }
+    }
+
+    /// The gradient towards the bias: the sum of the output's gradient per channel.
+    pub(super) fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
+        let plane = self.out_size[0] * self.out_size[1];
+        let sum = |channel: usize| {
+            (0..self.n_images)
+                .map(|image| {
+                    let start = (image * self.channels_out + channel) * plane;
+                    lane_sum(&gradient[start..start + plane])
+                })
+                .sum()
+        };
+        (0..self.channels_out).into_par_iter().map(sum).collect()
+    }
+}
+
+/// A sum over 16 lanes, which the compiler can vectorise.
+fn lane_sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Output channels of a weight gradient are taken in multiples of this, the lanes of the widest vectors.
+const BLOCK: usize = 16;
+
+/// How a weight gradient is divided: groups of bands, each into blocks of output channels.
+struct Parts {
+    n_groups: usize,
+    n_blocks: usize,
+    /// Output channels per block.
+    block: usize,
+}
+
+impl Parts {
+    /// At most 16 parts; fewer groups of bands where their sums would take more memory than is worth it.
+    fn new(n_rows: usize, n_channels: usize, n_bands: usize) -> Self {
+        const SUMS_LEN: usize = 4 << 20;
+        let n_groups = (SUMS_LEN / (n_rows * n_channels).max(1)).clamp(1, 16).min(n_bands.max(1));
+        let block = n_channels.div_ceil(16 / n_groups).next_multiple_of(BLOCK);
+        Self { n_groups, n_blocks: n_channels.div_ceil(block), block }
+    }
+
+    /// Adds the groups in order and turns `[row][channel]` into `[channel][row]`.
+    fn sum(&self, sums: &[Vec<f32>], n_rows: usize, n_channels: usize) -> Vec<f32> {
+        let mut total = vec![0.0; n_rows * n_channels];
+        total.par_chunks_mut(BLOCK * n_rows).enumerate().for_each(|(lanes, total)| {
+            let (block, start) = (lanes * BLOCK / self.block, lanes * BLOCK % self.block);
+            let width = (n_channels - block * self.block).min(self.block).next_multiple_of(BLOCK);
+            for group in 0..self.n_groups {
+                let sums = &sums[group * self.n_blocks + block];
+                for (row, sums) in sums.chunks_exact(width).take(n_rows).enumerate() {
+                    for (channel, sum) in total.chunks_exact_mut(n_rows).zip(&sums[start..]) {
+                        channel[row] += sum;
+                    }
+                }
+            }
+        });
+        total
+    }
+}
+
+/// One band's part of a weight gradient.
+struct BandCorrelation<'a> {
+    layout: &'a Layout,
+    n_channels: usize,
+    copy: &'a [f32],
+    /// `[positions][width]`.
+    gradient: &'a [f32],
+    width: usize,
+    /// `[channels * taps, a multiple of TILE][width]`.
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for BandCorrelation<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { layout, n_channels, copy, gradient, width, sums } = self;
+        let n_taps = layout.taps.len();
+        let shift = |row: usize| row / n_taps * layout.channel_stride + layout.taps[row % n_taps];
+        let positions = (layout.rows, layout.row_len, layout.pitch);
+        let n_rows = n_channels * n_taps;
+        assert!(width % S::F32_LANES == 0 && gradient.len() >= layout.rows * layout.row_len * width);
+        let mut lane = 0;
+        while lane < width {
+            let n_vectors = next_vectors::<S>((width - lane) / S::F32_LANES);
+            for (tile, sums) in sums.chunks_exact_mut(TILE * width).enumerate() {
+                // Rows past the last repeat it; nobody reads their sums.
+                let mut shifts = [0; TILE];
+                for (row, to) in shifts.iter_mut().enumerate() {
+                    *to = shift((tile * TILE + row).min(n_rows - 1));
+                }
+                let source = (copy.as_ptr(), shifts);
+                let values = (gradient[lane..].as_ptr(), width);
+                let row = (sums[lane..].as_mut_ptr(), width);
+                // SAFETY: the layout holds the shifted positions within the copy; the vectors taken end
+                // within `width`, the length of the gradient's and the sums' rows.
+                unsafe {
+                    match n_vectors {
+                        1 => correlate::<S, 1>(simd, source, positions, values, row),
+                        2 => correlate::<S, 2>(simd, source, positions, values, row),
+                        _ => correlate::<S, 3>(simd, source, positions, values, row),
+                    }
+                }
+            }
+            lane += n_vectors * S::F32_LANES;
+        }
+    }
+}
