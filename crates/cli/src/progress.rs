@@ -110,8 +110,8 @@ fn evaluated(evaluation: &Evaluation) -> String {
     let Evaluation { step, n_samples, is_held_out, loss, control_gap, control_gap_error, .. } = evaluation;
     let kind = if *is_held_out { "held-out" } else { "training" };
     format!(
-        "evaluation of step {step}: loss {loss:.4} on {n_samples} {kind} samples, control gap {control_gap:.4} \
-         (standard error {control_gap_error:.4})"
+        "evaluation of step {step}: loss {loss:.4}, control gap {control_gap:.1e} (standard error \
+         {control_gap_error:.1e}) on {n_samples} {kind} samples"
     )
 }
 
@@ -162,6 +162,25 @@ mod tests {
         assert!(fresh.contains("accumulation) = 6\n"), "{fresh}");
         assert!(!fresh.contains("Resumed"), "{fresh}");
         assert!(announcement(&banner(5)).ends_with("\n  Resumed at step = 5"));
+    }
+
+    #[test]
+    fn an_evaluation_shows_the_gap_beside_the_loss_and_whose_samples_they_are() {
+        let mut evaluation = Evaluation {
+            step: 50,
+            n_samples: 16,
+            is_held_out: true,
+            loss: 0.0912,
+            bins: Vec::new(),
+            shuffled_loss: 0.1034,
+            control_gap: 0.0122,
+            control_gap_error: 0.0011,
+            zero_convs: Vec::new(),
+        };
+        let told = "evaluation of step 50: loss 0.0912, control gap 1.2e-2 (standard error 1.1e-3) on 16";
+        assert_eq!(evaluated(&evaluation), format!("{told} held-out samples"));
+        evaluation.is_held_out = false;
+        assert_eq!(evaluated(&evaluation), format!("{told} training samples"));
     }
 
     #[test]

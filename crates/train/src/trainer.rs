@@ -155,7 +155,7 @@ impl Trainer {
             let is_last = step == total_steps;
             let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
             let is_evaluation = is_last || self.evaluator.as_ref().is_some_and(|it| it.is_due(step));
-            // Before each checkpoint, too: none is kept of a run whose loss is no number any more.
+            // Before each checkpoint, too: nothing is kept of a run whose loss is no number any more.
             if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || is_evaluation {
                 let (loss, images_per_second) = window.report();
                 if !loss.is_finite() {
