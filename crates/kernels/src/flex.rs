@@ -7,7 +7,10 @@
 //! Every result is the same whatever thread computed which part of it.
 
 pub(crate) mod conv;
+mod math;
 mod memory;
+pub(crate) mod norm;
+pub(crate) mod silu;
 
 use burn::backend::DispatchDevice;
 use burn::prelude::*;

@@ -1,7 +1,8 @@
 //! Tensor operations of diffusion models, each in one place so that a faster version reaches every model.
 //!
-//! The operations here are plain compositions of Burn's own: correct on every backend, with gradients by
-//! automatic differentiation.
+//! Each operation is a plain composition of Burn's own: correct on every backend, with gradients by automatic
+//! differentiation. With the feature `flex`, the ones that training on the CPU spends its time in have special
+//! kernels with backward passes of their own, equal to the composition but for rounding.
 
 mod attention;
 mod conv;
@@ -9,8 +10,10 @@ mod conv;
 mod flex;
 mod geglu;
 mod norm;
+mod silu;
 
 pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;
-pub use norm::group_norm_silu;
+pub use norm::{group_norm, group_norm_silu};
+pub use silu::silu;

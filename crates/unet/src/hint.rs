@@ -3,8 +3,7 @@
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::prelude::*;
-use burn::tensor::activation::silu;
-use pyrograph_kernels::conv2d;
+use pyrograph_kernels::{conv2d, silu};
 
 use crate::HintConfig;
 use crate::control::zeroed;

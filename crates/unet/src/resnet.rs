@@ -3,8 +3,7 @@
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
-use burn::tensor::activation::silu;
-use pyrograph_kernels::{conv2d, group_norm_silu};
+use pyrograph_kernels::{conv2d, group_norm_silu, silu};
 
 use crate::UnetConfig;
 

@@ -3,7 +3,7 @@
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use burn::tensor::activation::silu;
+use pyrograph_kernels::silu;
 
 use crate::TimeConfig;
 

@@ -3,7 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use pyrograph_kernels::{attention, conv2d, geglu, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, geglu, group_norm, merge_heads, split_heads};
 
 use crate::resnet::conv1x1;
 use crate::{Projection, UnetConfig};
@@ -183,7 +183,7 @@ impl SpatialTransformer {
 
     pub(crate) fn forward(&self, features: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
         let [_, _, height, width] = features.dims();
-        let mut tokens = self.proj_in.to_tokens(self.norm.forward(features.clone()));
+        let mut tokens = self.proj_in.to_tokens(group_norm(&self.norm, features.clone()));
         for block in &self.transformer_blocks {
             tokens = block.forward(tokens, context.clone());
         }

@@ -107,7 +107,7 @@ impl MidAttention {
 
     fn forward(&self, features: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = features.dims();
-        let normed = self.group_norm.forward(features.clone());
+        let normed = pyrograph_kernels::group_norm(&self.group_norm, features.clone());
         let tokens = normed.reshape([batch, channels, height * width]).swap_dims(1, 2); // [batch, h*w, channels]
         let one_head = |projection: &Linear| split_heads(projection.forward(tokens.clone()), 1);
         let attended =

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::gather::{Band, Gather, Layout};
 use super::tile::{TILE, convolve, correlate, next_vectors};
+use crate::flex::math::sum;
 use crate::flex::memory::{Shared, with_scratch};
 
 /// The weights that one gather combines its channels and taps with, [`TILE`] output channels side by side.
@@ -306,8 +307,9 @@ impl Geometry {
                     let start = (image * self.channels_out + channel) * height * row_len
                         + band.rows.start * row_len
                         + positions * 16;
-                    for (line, value) in lines.chunks_exact_mut(width).zip(&gradient[start..]) {
-                        line[lane] = *value;
+                    let n_positions = lines.len() / width;
+                    for (position, value) in gradient[start..start + n_positions].iter().enumerate() {
+                        lines[position * width + lane] = *value;
                     }
                 }
                 for line in lines.chunks_exact_mut(width) {
@@ -320,29 +322,17 @@ impl Geometry {
     /// The gradient towards the bias: the sum of the output's gradient per channel.
     pub(super) fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let plane = self.out_size[0] * self.out_size[1];
-        let sum = |channel: usize| {
+        let channel_sum = |channel: usize| {
             (0..self.n_images)
                 .map(|image| {
                     let start = (image * self.channels_out + channel) * plane;
-                    lane_sum(&gradient[start..start + plane])
+                    let values = &gradient[start..start + plane];
+                    sum(plane, |i| values[i])
                 })
                 .sum()
         };
-        (0..self.channels_out).into_par_iter().map(sum).collect()
+        (0..self.channels_out).into_par_iter().map(channel_sum).collect()
     }
-}
-
-/// A sum over 16 lanes, which the compiler can vectorise.
-fn lane_sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let chunks = values.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += value;
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }
 
 /// Output channels of a weight gradient are taken in multiples of this, the lanes of the widest vectors.
