@@ -6,6 +6,7 @@
 //!
 //! Every result is the same whatever thread computed which part of it.
 
+pub(crate) mod attention;
 pub(crate) mod conv;
 mod math;
 mod memory;

@@ -6,7 +6,7 @@
 
 mod compute;
 mod gather;
-mod tile;
+pub(super) mod tile;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

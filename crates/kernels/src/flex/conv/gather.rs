@@ -141,7 +141,7 @@ impl Gather<'_> {
             plane * plane_len + row.abs_diff(top) * pitch + col.abs_diff(left)
         });
         // An odd number of cache lines: channels a power of two apart would share a few sets of the cache.
-        let channel_stride = (planes.len() * plane_len).next_multiple_of(16) / 16 | 1;
+        let channel_stride = (planes.len() * plane_len).div_ceil(16) | 1;
         Layout {
             channel_stride: 16 * channel_stride,
             taps: taps.collect(),
@@ -155,9 +155,9 @@ impl Gather<'_> {
     /// Copies what a band reads into `copy`, laid out as `layout` says.
     pub(super) fn fill(&self, band: &Band, layout: &Layout, copy: &mut [f32]) {
         if self.is_narrow() {
-            self.fill_by_tap(band, layout, copy)
+            self.fill_by_tap(band, layout, copy);
         } else {
-            self.fill_shifted(band, layout, copy)
+            self.fill_shifted(band, layout, copy);
         }
     }
 

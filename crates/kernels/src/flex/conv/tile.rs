@@ -5,16 +5,16 @@ use pulp::Simd;
 /// Rows of a tile: output channels of a convolution, taps of a weight gradient.
 ///
 /// Eight rows by three vectors fill 24 of AVX-512's 32 registers; with 16 registers it is eight by one.
-pub(super) const TILE: usize = 8;
+pub(in crate::flex) const TILE: usize = 8;
 
 /// Width of the widest tile in vectors.
-pub(super) const fn max_vectors<S: Simd>() -> usize {
+pub(in crate::flex) const fn max_vectors<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 3 } else { 1 }
 }
 
 /// How many vectors to take next of `n_vectors`; four make two pairs.
 #[inline(always)]
-pub(super) fn next_vectors<S: Simd>(n_vectors: usize) -> usize {
+pub(in crate::flex) fn next_vectors<S: Simd>(n_vectors: usize) -> usize {
     if n_vectors == 4 && max_vectors::<S>() == 3 { 2 } else { n_vectors.min(max_vectors::<S>()) }
 }
 
@@ -51,7 +51,7 @@ fn add_products<S: Simd, const V: usize>(
 /// `source` is valid for `V` vectors at every channel and tap, `weights` for all of its values, and
 /// `sums` for `V` vectors in each row.
 #[inline(always)]
-pub(super) unsafe fn convolve<S: Simd, const V: usize>(
+pub(in crate::flex) unsafe fn convolve<S: Simd, const V: usize>(
     simd: S,
     (source, n_channels, channel_stride, taps): (*const f32, usize, usize, &[usize]),
     mut weights: *const f32,
@@ -87,7 +87,7 @@ pub(super) unsafe fn convolve<S: Simd, const V: usize>(
 /// `source` is valid at every shifted position, `gradient` for `V` vectors at every position, and `sums`
 /// for `V` vectors in each of its rows, `sums_stride` apart.
 #[inline(always)]
-pub(super) unsafe fn correlate<S: Simd, const V: usize>(
+pub(in crate::flex) unsafe fn correlate<S: Simd, const V: usize>(
     simd: S,
     (source, shifts): (*const f32, [usize; TILE]),
     (rows, row_len, pitch): (usize, usize, usize),
