@@ -89,9 +89,10 @@ mod tests {
                 module::attention(query, key, value, None, None, Default::default())
             });
             for ((what, ours), burns) in ["output", "query", "key", "value"].iter().zip(ours).zip(burns) {
-                let error = (ours - burns).abs().max().into_scalar::<f32>();
+                let scale = burns.clone().abs().max().into_scalar::<f32>().max(1.0);
+                let error = (ours - burns).abs().max().into_scalar::<f32>() / scale;
                 assert!(
-                    error < 5e-5,
+                    error < 2e-5,
                     "{what}: {n_queries} queries, {n_keys} keys of {d_head}: error {error}"
                 );
             }

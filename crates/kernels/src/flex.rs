@@ -8,10 +8,12 @@
 
 pub(crate) mod attention;
 pub(crate) mod conv;
+pub(crate) mod geglu;
 mod math;
 mod memory;
 pub(crate) mod norm;
 pub(crate) mod silu;
+pub(crate) mod upsample;
 
 use burn::backend::DispatchDevice;
 use burn::prelude::*;

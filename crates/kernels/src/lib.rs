@@ -11,9 +11,11 @@ mod flex;
 mod geglu;
 mod norm;
 mod silu;
+mod upsample;
 
 pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;
 pub use norm::{group_norm, group_norm_silu};
 pub use silu::silu;
+pub use upsample::upsample_nearest;

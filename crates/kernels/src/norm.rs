@@ -3,13 +3,6 @@
 use burn::nn::GroupNorm;
 use burn::prelude::*;
 
-/// What follows a normalisation in the same pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    None,
-    Silu,
-}
-
 /// `norm.forward(features)`, by a special kernel where there is one.
 ///
 /// # Shapes
@@ -19,7 +12,7 @@ pub(crate) enum Activation {
 #[must_use]
 pub fn group_norm(norm: &GroupNorm, features: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(output) = crate::flex::norm::group_norm(norm, Activation::None, &features) {
+    if let Some(output) = crate::flex::norm::group_norm(norm, &features) {
         return output;
     }
     norm.forward(features)
@@ -32,7 +25,7 @@ pub fn group_norm(norm: &GroupNorm, features: Tensor<4>) -> Tensor<4> {
 #[must_use]
 pub fn group_norm_silu(norm: &GroupNorm, features: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(output) = crate::flex::norm::group_norm(norm, Activation::Silu, &features) {
+    if let Some(output) = crate::flex::norm::group_norm_silu(norm, &features) {
         return output;
     }
     burn::tensor::activation::silu(norm.forward(features))
@@ -64,9 +57,9 @@ mod tests {
         norm.gamma = Some(Param::from_tensor(random(1.0)));
         norm.beta = Some(Param::from_tensor(random(0.0)));
         let [batch, channels, height, width] = shape;
-        let distribution = Distribution::Normal(3.0, 2.0);
+        let distribution = Distribution::Normal(0.5, 2.0);
         let features = Tensor::<4>::random([batch, height, width, channels], distribution, &device);
-        let weight = Tensor::<4>::random(shape, Distribution::Default, &device);
+        let weight = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let run = |forward: Norm| {
             let features = features.clone().permute([0, 3, 1, 2]).detach().require_grad();
             let output = forward(&norm, features.clone());

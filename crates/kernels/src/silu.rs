@@ -17,7 +17,7 @@ pub fn silu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::silu(input)
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
 

@@ -3,9 +3,7 @@
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::prelude::*;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use pyrograph_kernels::conv2d;
+use pyrograph_kernels::{conv2d, upsample_nearest};
 
 use crate::resnet::conv3x3;
 
@@ -55,9 +53,6 @@ impl Upsample {
     }
 
     pub(crate) fn forward(&self, features: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-        let options = InterpolateOptions::new(InterpolateMode::Nearest)
-            .with_output_size(size)
-            .with_align_corners(false);
-        conv2d(&self.conv, interpolate(features, options))
+        conv2d(&self.conv, upsample_nearest(features, size))
     }
 }

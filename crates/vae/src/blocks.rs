@@ -3,9 +3,7 @@
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use pyrograph_kernels::{attention, conv2d, group_norm_silu, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, group_norm_silu, merge_heads, split_heads, upsample_nearest};
 
 use crate::VaeConfig;
 
@@ -196,9 +194,6 @@ impl Upsample {
 
     pub(crate) fn forward(&self, features: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = features.dims();
-        let options = InterpolateOptions::new(InterpolateMode::Nearest)
-            .with_output_size([2 * height, 2 * width])
-            .with_align_corners(false);
-        conv2d(&self.conv, interpolate(features, options))
+        conv2d(&self.conv, upsample_nearest(features, [2 * height, 2 * width]))
     }
 }

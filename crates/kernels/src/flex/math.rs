@@ -43,6 +43,27 @@ pub(super) fn silu_derivative(value: f32) -> f32 {
     sigmoid * (1.0 + value * (1.0 - sigmoid))
 }
 
+/// The normal distribution: the share of values below `value`, within 1e-7.
+///
+/// Source: Abramowitz and Stegun 1964, formula 7.1.26 for the error function.
+#[inline(always)]
+pub(super) fn normal_distribution(value: f32) -> f32 {
+    let distance = value.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let part = 1.0 / (1.0 + 0.327_591_1 * distance);
+    let series = 1.061_405_4 * part - 1.453_152;
+    let series = series * part + 1.421_413_7;
+    let series = series * part - 0.284_496_74;
+    let series = series * part + 0.254_829_6;
+    let beyond = 0.5 * series * part * exp(-distance * distance);
+    if value < 0.0 { beyond } else { 1.0 - beyond }
+}
+
+/// The density of the normal distribution.
+#[inline(always)]
+pub(super) fn normal_density(value: f32) -> f32 {
+    0.398_942_3 * exp(-0.5 * value * value)
+}
+
 /// Lanes of the sums below: enough to keep the adders of any processor busy.
 const LANES: usize = 64;
 

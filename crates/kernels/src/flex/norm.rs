@@ -16,7 +16,6 @@ use rayon::prelude::*;
 use super::applies;
 use super::math::{silu, silu_derivative, sum};
 use super::memory::{contiguous, tensor, values};
-use crate::norm::Activation;
 
 /// Group normalisation and an activation as an operation of a backend.
 #[backend_extension(Flex, Autodiff)]
@@ -28,6 +27,13 @@ pub(crate) trait GroupNormalisation: Backend {
         beta: FloatTensor<Self>,
         options: Options,
     ) -> FloatTensor<Self>;
+}
+
+/// What follows the normalisation in the same pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    None,
+    Silu,
 }
 
 /// What a group normalisation is told beside its tensors.
@@ -258,9 +264,18 @@ impl<C: CheckpointStrategy> GroupNormalisation for Autodiff<Flex, C> {
     }
 }
 
-/// Group norm and activation where the special kernel covers them.
+/// Group norm where the special kernel covers it.
+pub(crate) fn group_norm(norm: &GroupNorm, input: &Tensor<4>) -> Option<Tensor<4>> {
+    normalised(norm, Activation::None, input)
+}
+
+/// Group norm and SiLU where the special kernel covers them.
+pub(crate) fn group_norm_silu(norm: &GroupNorm, input: &Tensor<4>) -> Option<Tensor<4>> {
+    normalised(norm, Activation::Silu, input)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "f32 is the tensors' precision")]
-pub(crate) fn group_norm(norm: &GroupNorm, activation: Activation, input: &Tensor<4>) -> Option<Tensor<4>> {
+fn normalised(norm: &GroupNorm, activation: Activation, input: &Tensor<4>) -> Option<Tensor<4>> {
     let (gamma, beta) = (norm.gamma.as_ref()?.val(), norm.beta.as_ref()?.val());
     if !applies(input) || !applies(&gamma) || input.shape().num_elements() == 0 {
         return None;

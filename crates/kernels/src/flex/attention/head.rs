@@ -151,7 +151,7 @@ fn multiply<S: Simd>(simd: S, packed: &[f32], source: &[f32], product: &mut [f32
 #[inline(always)]
 fn accumulate<S: Simd>(simd: S, transposed: &[f32], values: &[f32], sums: &mut [f32]) {
     let lanes = values.len() / QUERIES;
-    assert!(lanes % LANES == 0 && transposed.len() * lanes == sums.len() * QUERIES);
+    assert!(lanes.is_multiple_of(LANES) && transposed.len() * lanes == sums.len() * QUERIES);
     for (transposed, sums) in transposed.chunks_exact(TILE * QUERIES).zip(sums.chunks_exact_mut(TILE * lanes))
     {
         let mut shifts = [0; TILE];

@@ -396,7 +396,7 @@ impl WithSimd for BandCorrelation<'_> {
         let shift = |row: usize| row / n_taps * layout.channel_stride + layout.taps[row % n_taps];
         let positions = (layout.rows, layout.row_len, layout.pitch);
         let n_rows = n_channels * n_taps;
-        assert!(width % S::F32_LANES == 0 && gradient.len() >= layout.rows * layout.row_len * width);
+        assert!(width.is_multiple_of(S::F32_LANES) && gradient.len() >= layout.rows * layout.row_len * width);
         let mut lane = 0;
         while lane < width {
             let n_vectors = next_vectors::<S>((width - lane) / S::F32_LANES);

@@ -201,6 +201,7 @@ impl Gather<'_> {
     }
 
     /// Copies the source's row `row` from column `col` on, a step apart, with zeros outside the source.
+    #[inline(always)]
     fn copy_row(&self, [image, channel]: [usize; 2], row: isize, col: isize, copy: &mut [f32]) {
         let [height, width] = self.size;
         if row < 0 || row.cast_unsigned() >= height {
