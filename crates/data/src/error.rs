@@ -199,6 +199,12 @@ pub enum DataError {
         /// The name given.
         name: String,
     },
+    /// The name of no [`HintKind`](crate::HintKind).
+    #[error("unknown kind of hint `{name}`, expected outline or canny")]
+    UnknownHintKind {
+        /// The name given.
+        name: String,
+    },
     /// A hint too small to be cut to multiples of 8.
     #[error("`{}` is {width}x{height} px, expected at least 8x8", path.display())]
     HintTooSmall {

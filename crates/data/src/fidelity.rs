@@ -1,9 +1,60 @@
-//! How well a drawn picture shows the [`Scene`] that was asked for.
+//! How well a drawn picture shows what was asked for: by a [`Scene`], or by a hint.
 
-use image::RgbImage;
+mod edges;
+mod outline;
+
+use std::fmt;
+use std::str::FromStr;
+
+use image::{Rgb, RgbImage};
+use serde::{Deserialize, Serialize};
 
 use crate::colors::{Palette, distance};
+use crate::error::DataError;
 use crate::shapes::Scene;
+
+pub use edges::{EdgeFidelity, canny, edge_fidelity};
+pub use outline::{OutlineFidelity, enclosed, outline_fidelity};
+
+/// What a hint shows, and so by what a picture is judged.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HintKind {
+    /// The outline of one figure, white on black: [`outline_fidelity`].
+    #[default]
+    Outline,
+    /// Canny's edges, white on black: [`edge_fidelity`].
+    Canny,
+}
+
+impl HintKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Outline, Self::Canny];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outline => "outline",
+            Self::Canny => "canny",
+        }
+    }
+}
+
+impl fmt::Display for HintKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for HintKind {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| DataError::UnknownHintKind { name: name.to_owned() })
+    }
+}
 
 /// A figure that differs less than this from its ground in RGB (Euclidean, of 441) is not seen as one.
 ///
@@ -104,9 +155,7 @@ pub fn colors_right(picture: &RgbImage, scene: &Scene, palette: Palette) -> Colo
     let figure = segment(picture);
     let ground = inverted(&figure);
     let is_right = |mask: &[bool], asked: [u8; 3]| {
-        let inner = eroded(mask, picture.width() as usize);
-        // A figure as thin as an outline has no inner pixels.
-        let mean = mean_color(picture, &inner).or_else(|| mean_color(picture, mask));
+        let mean = inner_mean(picture, mask);
         mean.is_some_and(|mean| palette.colors()[nearest_color(mean, palette)].1 == asked)
     };
     ColorsRight {
@@ -129,9 +178,22 @@ pub fn psnr(left: &RgbImage, right: &RgbImage) -> f64 {
     10.0 * (255.0_f64.powi(2) * n_values / sum).log10()
 }
 
-/// The mask without what is within 1/64 of the width (2 px of 128) of a pixel outside of it.
-fn eroded(mask: &[bool], width: usize) -> Vec<bool> {
-    let reach = (width / 64).max(1);
+/// The mean colour of the pixels in a mask without those along its outline, where two colours mix: without what is
+/// within 1/64 of the width (2 px of 128) of a pixel outside.
+fn inner_mean(picture: &RgbImage, mask: &[bool]) -> Option<[f64; 3]> {
+    let width = picture.width() as usize;
+    let inner = eroded(mask, width, (width / 64).max(1));
+    // A figure as thin as an outline has no inner pixels.
+    mean_color(picture, &inner).or_else(|| mean_color(picture, mask))
+}
+
+/// Whether a hint has a line at a pixel.
+fn is_white(pixel: &Rgb<u8>) -> bool {
+    pixel.0.iter().map(|&value| u16::from(value)).sum::<u16>() >= 3 * 128
+}
+
+/// The mask without what is within `reach` rows and columns of a pixel outside of it.
+fn eroded(mask: &[bool], width: usize, reach: usize) -> Vec<bool> {
     let height = mask.len() / width.max(1);
     let around = |place: usize, end: usize| place.saturating_sub(reach)..(place + reach + 1).min(end);
     let is_inner =
@@ -394,11 +456,11 @@ mod tests {
 
     #[test]
     fn eroding_takes_away_what_is_near_the_outside_but_not_the_picture_s_edge() {
-        let inner = eroded(&square(5, 5), 40);
+        let inner = eroded(&square(5, 5), 40, 1);
         let expected: Vec<bool> =
             (0..1_600).map(|p| (6..14).contains(&(p % 40)) && (6..14).contains(&(p / 40))).collect();
         assert_eq!(inner, expected);
-        assert_eq!(eroded(&[true; 1_600], 40), [true; 1_600]);
+        assert_eq!(eroded(&[true; 1_600], 40, 1), [true; 1_600]);
     }
 
     #[test]

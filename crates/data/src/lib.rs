@@ -45,7 +45,8 @@ pub use crate::{
     decode::decode_rgb8,
     error::{DataError, PathFault},
     fidelity::{
-        ColorsRight, colors_right, intersection_over_union, mean_color, nearest_color, psnr, segment,
+        ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, canny, colors_right, edge_fidelity, enclosed,
+        intersection_over_union, mean_color, nearest_color, outline_fidelity, psnr, segment,
     },
     grid::grid,
     loader::{HostBatch, Loader, LoaderOptions},
