@@ -11,6 +11,7 @@ mod encode;
 mod error;
 mod evaluate;
 mod events;
+mod fidelity;
 mod loss;
 mod lr;
 mod metrics;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};
+pub use fidelity::{Fidelity, FidelityOptions, FidelityScores, measure_fidelity};
 pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
 pub use optim::{AdamW, AdamWConfig, Gradients};
