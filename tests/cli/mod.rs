@@ -12,6 +12,7 @@ mod bad_data;
 mod bad_models;
 mod bad_settings;
 mod checkpoints;
+mod eval;
 mod training;
 mod verbs;
 

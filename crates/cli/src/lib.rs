@@ -34,6 +34,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match &cli.command {
         Command::Train(args) => commands::train(args, &cli.output),
         Command::Generate(args) => commands::generate(args),
+        Command::Eval(args) => commands::eval(args, &cli.output),
         Command::Inspect(args) => commands::inspect(args, &cli.output),
         Command::InitBase(args) => commands::init_base(args),
         Command::Data(args) => commands::data(args),

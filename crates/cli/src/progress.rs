@@ -18,6 +18,21 @@ pub(crate) fn observer(output: &OutputArgs) -> Box<dyn Observer> {
     }
 }
 
+/// Tells how many pictures are drawn, and of how many: a bar on a terminal, nothing elsewhere.
+pub(crate) fn pictures(output: &OutputArgs) -> impl FnMut(usize, usize) + use<> {
+    let is_shown = !output.quiet && std::io::stderr().is_terminal();
+    let bar = if is_shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template(PICTURES_BAR).expect("the template is valid");
+    let bar = bar.with_style(style);
+    move |n_drawn, n_pictures| {
+        bar.set_length(n_pictures as u64);
+        bar.set_position(n_drawn as u64);
+        if n_drawn == n_pictures {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Every event as one JSON object per line on standard output.
 struct JsonLines;
 
@@ -57,6 +72,7 @@ struct Bar {
 }
 
 const BAR: &str = "{wide_bar} {pos}/{len} {msg} ETA {eta}";
+const PICTURES_BAR: &str = "{wide_bar} {pos}/{len} pictures ETA {eta}";
 
 impl Observer for Bar {
     fn observe(&mut self, event: &Event) -> Result<(), TrainError> {

@@ -53,7 +53,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) output: PathBuf,
 }
 
-fn finite(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn finite(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
     let number: f64 = text.parse()?;
     if number.is_finite() { Ok(number) } else { Err("the number must be finite".into()) }
 }

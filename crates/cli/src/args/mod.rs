@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod choice;
+mod eval;
 mod generate;
 mod reference;
 mod small;
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use eval::EvalArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use reference::UsageError;
 pub(crate) use small::{DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset};
@@ -45,6 +47,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Train(Box<TrainArgs>),
     Generate(GenerateArgs),
+    Eval(EvalArgs),
     Inspect(InspectArgs),
     InitBase(InitBaseArgs),
     Data(DataArgs),

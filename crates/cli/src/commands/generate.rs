@@ -1,5 +1,7 @@
 //! `pyrograph generate`.
 
+use std::path::Path;
+
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::{HintPixels, load_hint_for_inference, rgb_from_unit, save_png};
@@ -11,10 +13,7 @@ use crate::backend;
 
 pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let device = backend::device();
-    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if folder.is_some_and(|folder| !folder.is_dir()) {
-        return Err(UsageError::NoFolderForPicture { path: args.output.clone() }.into());
-    }
+    check_folder(&args.output)?;
     // The small files first: a mistake in them is found before gigabytes are read.
     let HintPixels { hint_unit, width, height } = load_hint_for_inference(&args.control_image, None)?;
     let latents = args.latents.as_ref().map(|path| latents(path, &device)).transpose()?;
@@ -40,8 +39,17 @@ pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a picture that is to be written into a folder that is not there.
+pub(super) fn check_folder(picture: &Path) -> Result<(), UsageError> {
+    let folder = picture.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(UsageError::NoFolderForPicture { path: picture.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// The tensor `latents` of a safetensors file, `[1, channels, height, width]`.
-fn latents(path: &std::path::Path, device: &Device) -> anyhow::Result<Tensor<4>> {
+fn latents(path: &Path, device: &Device) -> anyhow::Result<Tensor<4>> {
     let data = read_tensor(path, "latents")?;
     if data.shape().len() != 4 {
         let shape = data.shape().to_vec();

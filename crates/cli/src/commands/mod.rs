@@ -2,6 +2,7 @@
 
 mod data;
 mod demo;
+mod eval;
 mod generate;
 mod init_base;
 mod inspect;
@@ -9,6 +10,7 @@ mod train;
 
 pub(crate) use data::data;
 pub(crate) use demo::demo;
+pub(crate) use eval::eval;
 pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;

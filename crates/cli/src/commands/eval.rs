@@ -1,0 +1,77 @@
+//! `pyrograph eval`.
+
+use std::io::Write;
+
+use pyrograph_data::{Columns, DataError, Dataset, Side, save_png};
+use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet};
+use pyrograph_train::{Fidelity, FidelityOptions, FidelityScores, TrainError, measure_fidelity};
+
+use super::generate::check_folder;
+use crate::args::{EvalArgs, LogFormat, OutputArgs};
+use crate::{backend, progress};
+
+/// Latents of a UNet whose config does not say for which it was trained: those of Stable Diffusion 1.x.
+const DEFAULT_SAMPLE_SIZE: usize = 64;
+
+pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let device = backend::device();
+    // The small things first: a mistake in them is found before gigabytes are read.
+    if let Some(grid) = &args.grid {
+        check_folder(grid)?;
+    }
+    let side = args.resolution.map(Side::try_from).transpose()?;
+    let dataset = Dataset::open(&args.data, &Columns::default())?;
+    let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
+    let bundle = Bundle::open(&args.base, &BundleOptions::default(), &device)?;
+    bundle.check_controlnet(&controlnet_config)?;
+    let options = FidelityOptions {
+        kind: args.kind,
+        n_samples: args.num_samples,
+        batch_size: args.batch_size,
+        n_steps: args.num_inference_steps,
+        guidance_scale: args.guidance_scale,
+        conditioning_scale: if args.without_control { 0.0 } else { 1.0 },
+        sampler: args.scheduler,
+        seed: args.seed,
+        side: side.map_or_else(|| trained_side(&bundle), Ok)?,
+    };
+    let mut bar = progress::pictures(output);
+    let fidelity = measure_fidelity(&bundle, &controlnet, &dataset, &options, &device, &mut bar)?;
+
+    if let Some(path) = &args.grid {
+        save_png(&fidelity.grid, path)?;
+        tracing::info!("hints, targets and pictures are in {}", path.display());
+    }
+    let text = if args.json || output.log_format == LogFormat::Json {
+        serde_json::to_string(&fidelity)? + "\n"
+    } else {
+        table(&fidelity)
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
+    Ok(())
+}
+
+/// The pictures that the base model was trained for.
+fn trained_side(bundle: &Bundle) -> Result<Side, DataError> {
+    let sample_size = bundle.unet_config.sample_size.unwrap_or(DEFAULT_SAMPLE_SIZE);
+    Side::try_from(sample_size * bundle.vae_config.pixels_per_latent())
+}
+
+fn table(fidelity: &Fidelity) -> String {
+    let mut rows = vec![("pictures", fidelity.n_samples.to_string())];
+    match fidelity.scores {
+        FidelityScores::Outline { mean_iou, figure_color_error, ground_color_error, color_accuracy } => rows
+            .extend([
+                ("intersection over union", format!("{mean_iou:.3}")),
+                ("figure's colour error", format!("{figure_color_error:.1} of 441")),
+                ("ground's colour error", format!("{ground_color_error:.1} of 441")),
+                ("both colours right", format!("{:.1} %", 100.0 * color_accuracy)),
+            ]),
+        FidelityScores::Canny { precision, recall, f1 } => rows.extend([
+            ("edges' precision", format!("{precision:.3}")),
+            ("edges' recall", format!("{recall:.3}")),
+            ("edges' F1", format!("{f1:.3}")),
+        ]),
+    }
+    rows.into_iter().map(|(name, value)| format!("{name:<24} {value}\n")).collect()
+}
