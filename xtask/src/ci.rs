@@ -1,5 +1,7 @@
 //! `cargo xtask ci`: everything a merge needs, cheapest first.
 
+use std::env;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,10 +15,11 @@ use crate::tidy::tidy;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("fmt", fmt),
     ("tidy", tidy),
     ("clippy", clippy),
+    ("browser", browser),
     ("test", || test(Backend::Cpu)),
     ("doc", doc),
     ("check wgpu", || check_backend(Backend::Wgpu)),
@@ -38,6 +41,30 @@ pub(crate) fn ci() -> Result<()> {
     }
     summarise(&times);
     eprintln!("all {} steps passed", STEPS.len());
+    Ok(())
+}
+
+/// Installs Chromium, in which the tests open the report, where it is missing and apt can; without it they skip that.
+fn browser() -> Result<()> {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let has = |program: &str| env::split_paths(&folders).any(|folder| folder.join(program).is_file());
+    if ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].iter().any(|name| has(name))
+    {
+        return Ok(());
+    }
+    if !has("apt-get") {
+        eprintln!(
+            "warning: no Chromium and no apt to install it with; the report is not opened in a browser"
+        );
+        return Ok(());
+    }
+    let installed = run(Command::new("apt-get").arg("update")).and_then(|()| {
+        let mut install = Command::new("apt-get");
+        run(install.args(["install", "--yes", "--no-install-recommends", "chromium"]))
+    });
+    if let Err(error) = installed {
+        eprintln!("warning: Chromium cannot be installed ({error:#}); the report is not opened in a browser");
+    }
     Ok(())
 }
 

@@ -6,6 +6,8 @@
   const run = JSON.parse(document.getElementById("run").textContent);
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const whole = new Intl.NumberFormat("en");
+  const lastStep = Math.max(...run.charts.map((chart) => chart.steps.at(-1)));
+  const LABELLED_HEIGHT = 160;
   const element = (tag, className, text) => {
     const made = document.createElement(tag);
     if (className) made.className = className;
@@ -21,6 +23,9 @@
     if (size >= 999.5) return whole.format(Math.round(value));
     return String(Number(value.toPrecision(3)));
   }
+
+  // Where a curve is among uPlot's series: after the steps and, of a chart with errors, the two edges of the band.
+  const seriesIndex = (chart, curveIndex) => curveIndex + (chart.errors ? 3 : 1);
 
   // The color of a curve. An ordered set of curves goes from blue over violet to orange, ever lighter.
   function color(chart, curveIndex) {
@@ -51,11 +56,12 @@
     }
     const lines = chart.curves.flatMap((curve, index) => {
       const value = curve.values[idx];
-      if (value === null || !plot.series[index + 1].show) return [];
+      if (value === null || !plot.series[seriesIndex(chart, index)].show) return [];
       const line = element("span");
       const swatch = element("i");
       swatch.style.background = color(chart, index);
-      line.append(swatch, curve.label || "value", element("em", "", `${number(value)} ${chart.unit}`.trim()));
+      const error = chart.errors?.[idx] ? ` ± ${number(chart.errors[idx])}` : "";
+      line.append(swatch, curve.label || "value", element("em", "", `${number(value)}${error} ${chart.unit}`.trim()));
       return [line];
     });
     tooltip.replaceChildren(element("b", "", `Step ${whole.format(chart.steps[idx])}`), ...lines);
@@ -91,13 +97,13 @@
     if (run.took_hold === null || run.took_hold < min || run.took_hold > max) return;
     const x = plot.valToPos(run.took_hold, "x", true);
     line(style("--ember"), [4, 4], x, top, x, top + height);
-    if (height < 180 * devicePixelRatio) return;
+    if (height < LABELLED_HEIGHT * devicePixelRatio) return;
     ctx.save();
     ctx.font = `600 ${12 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.fillStyle = style("--ember");
-    const isRight = x > left + width * 0.7;
-    ctx.textAlign = isRight ? "right" : "left";
-    ctx.fillText("took hold", x + (isRight ? -6 : 6) * devicePixelRatio, top + 12 * devicePixelRatio);
+    const part = (x - left) / width;
+    ctx.textAlign = part < 0.1 ? "left" : part > 0.9 ? "right" : "center";
+    ctx.fillText("took hold", x, top - 6 * devicePixelRatio);
     ctx.restore();
   }
 
@@ -133,7 +139,14 @@
   function drawChart(figure) {
     const chart = run.charts[figure.dataset.chart];
     const box = figure.querySelector(".plot");
+    const first = seriesIndex(chart, 0);
     const isSingle = chart.curves.length === 1;
+    const hasPoints = chart.curves.length <= 6;
+    const isLabelled = run.took_hold !== null && box.clientHeight > LABELLED_HEIGHT;
+    // One standard error below and above the curve.
+    const margins = chart.errors
+      ? [-1, 1].map((sign) => chart.curves[0].values.map((value, index) => value === null ? null : value + sign * chart.errors[index]))
+      : [];
     const ink = () => style("--soft");
     const axis = {
       stroke: ink,
@@ -149,15 +162,24 @@
     const options = {
       ...size(),
       legend: { show: false },
-      padding: [8, 14, 0, 0],
+      padding: [isLabelled ? 22 : 8, 6 + 4 * whole.format(lastStep).length, 0, 0],
       cursor: {
         sync: { key: "steps", setSeries: false },
         y: false,
         drag: { x: true, y: false, dist: 8 },
-        points: { size: 8, width: 2, fill: () => style("--card"), stroke: (plot, index) => color(chart, index - 1) },
+        points: {
+          size: (plot, index) => (index < first ? 0 : 8),
+          width: 2,
+          fill: () => style("--card"),
+          stroke: (plot, index) => (index < first ? "transparent" : color(chart, index - first)),
+        },
       },
       scales: {
-        x: { time: false, range: (plot, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
+        // All charts have the same horizontal axis, until one is zoomed.
+        x: {
+          time: false,
+          range: (plot, min, max) => (min === chart.steps[0] && max === chart.steps.at(-1) ? [0, lastStep || 1] : [min, max]),
+        },
         y: { range: valueRange(chart) },
       },
       axes: [
@@ -172,21 +194,23 @@
       ],
       series: [
         {},
+        ...margins.map(() => ({ width: 0, spanGaps: true, points: { show: false } })),
         ...chart.curves.map((curve, index) => ({
           label: curve.label,
           stroke: () => color(chart, index),
-          fill: isSingle ? () => style("--ember-wash") : undefined,
+          fill: isSingle && margins.length === 0 ? () => style("--ember-wash") : undefined,
           width: curve.role === "main" ? 2 : curve.role === "faint" ? 1 : 1.6,
           spanGaps: true,
-          points: { size: 5, fill: () => color(chart, index) },
+          points: hasPoints ? { size: 5, fill: () => color(chart, index) } : { show: false },
         })),
       ],
+      bands: margins.length > 0 ? [{ series: [2, 1], fill: () => style("--band") }] : [],
       hooks: {
         draw: [drawMarks],
         setCursor: [(plot) => plot.over === active && showTooltip(chart, plot)],
       },
     };
-    const plot = new uPlot(options, [chart.steps, ...chart.curves.map((curve) => curve.values)], box);
+    const plot = new uPlot(options, [chart.steps, ...margins, ...chart.curves.map((curve) => curve.values)], box);
     plots.push(plot);
     if (!isSingle) addLegend(figure, chart, plot);
 
@@ -240,8 +264,8 @@
         button.setAttribute("aria-pressed", "true");
         button.append(swatch, curve.label);
         button.addEventListener("click", () => {
-          const show = !plot.series[index + 1].show;
-          plot.setSeries(index + 1, { show });
+          const show = !plot.series[seriesIndex(chart, index)].show;
+          plot.setSeries(seriesIndex(chart, index), { show });
           button.setAttribute("aria-pressed", String(show));
         });
         legend.append(button);

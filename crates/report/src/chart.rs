@@ -27,6 +27,9 @@ pub(crate) struct Chart {
     /// Optimizer steps.
     pub(crate) steps: Vec<u64>,
     pub(crate) curves: Vec<Curve>,
+    /// The standard error of the one curve that has one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) errors: Vec<Option<f64>>,
 }
 
 /// How large a chart is drawn.
@@ -59,7 +62,9 @@ pub(crate) enum Role {
 
 /// The values of a curve in words.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Extent {
+pub(crate) struct Extent<'a> {
+    /// The curve's, where others could be meant.
+    pub(crate) label: Option<&'a str>,
     pub(crate) first: (u64, f64),
     pub(crate) last: (u64, f64),
     pub(crate) lowest: (u64, f64),
@@ -67,15 +72,16 @@ pub(crate) struct Extent {
 }
 
 impl Chart {
-    /// The curve that stands for the chart: the last that is not one of many.
-    pub(crate) fn extent(&self) -> Option<Extent> {
-        let curve =
-            self.curves.iter().find(|curve| curve.role == Role::Main).or_else(|| self.curves.last())?;
+    /// The values of the curve that stands for the chart: the main one, or else the last.
+    pub(crate) fn extent(&self) -> Option<Extent<'_>> {
+        let main = self.curves.iter().find(|curve| curve.role == Role::Main);
+        let curve = main.or_else(|| self.curves.last())?;
         let points = || {
             let points = self.steps.iter().zip(&curve.values);
             points.filter_map(|(step, value)| value.map(|value| (*step, value)))
         };
         Some(Extent {
+            label: main.is_none().then_some(curve.label.as_str()),
             first: points().next()?,
             last: points().next_back()?,
             lowest: points().min_by(|a, b| a.1.total_cmp(&b.1))?,
@@ -97,7 +103,7 @@ impl Chart {
             return None;
         }
         let Look { title, about, weight, unit, has_zero } = look;
-        Some(Self { title, about, weight, unit, has_zero, steps, curves })
+        Some(Self { title, about, weight, unit, has_zero, steps, curves, errors: Vec::new() })
     }
 }
 
@@ -135,18 +141,21 @@ pub(crate) fn charts(run: &Run) -> Vec<Chart> {
         });
         Chart::new(look, evaluated.clone(), curves.collect())
     };
+    let control_gap = Chart::new(
+        Look {
+            has_zero: true,
+            ..primary(
+                "Control gap",
+                "How much the loss rises when a sample gets another sample’s hint. Near zero, the hint is ignored.",
+            )
+        },
+        evaluated.clone(),
+        vec![main("gap", &evaluations, |evaluation| evaluation.control_gap)],
+    );
+    let errors: Vec<_> = evaluations.iter().map(|evaluation| evaluation.control_gap_error).collect();
+    let errors = if errors.iter().all(Option::is_none) { Vec::new() } else { errors };
     let charts = [
-        Chart::new(
-            Look {
-                has_zero: true,
-                ..primary(
-                    "Control gap",
-                    "How much the loss rises when a sample gets another sample’s hint. Near zero, the hint is ignored.",
-                )
-            },
-            evaluated.clone(),
-            vec![main("gap", &evaluations, |evaluation| evaluation.control_gap)],
-        ),
+        control_gap.map(|chart| Chart { errors, ..chart }),
         Chart::new(
             primary("Evaluation loss", &evaluation_about(run)),
             evaluated.clone(),

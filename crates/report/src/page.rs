@@ -22,6 +22,9 @@ const REPORT_JS: &str = include_str!("../assets/report.js");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       base-uri 'none'; form-action 'none'";
 
+/// More warnings would hide what they warn of; all of them are in the run's metrics.
+const MAX_WARNINGS: usize = 8;
+
 /// What the page's script reads.
 #[derive(Serialize)]
 struct ScriptData<'a> {
@@ -87,6 +90,13 @@ fn hero(facts: &RunFacts, run: &Run) -> Markup {
             p.headline { (verdict.headline) }
             p.advice { (verdict.advice) }
         }
+        @if !run.warnings.is_empty() {
+            ul.warnings aria-label="Warnings" {
+                @for (step, message) in run.warnings.iter().take(MAX_WARNINGS) {
+                    li { span { "Step " (count(*step)) } (message) }
+                }
+            }
+        }
         @if let (false, Some(total)) = (run.is_finished, run.total_steps()) {
             progress max=(total) value=(run.step()) aria-label="Steps made" {}
         }
@@ -110,10 +120,10 @@ fn state(run: &Run) -> String {
 }
 
 /// The numbers to know, as far as they are known.
-fn headline_numbers(run: &Run) -> Vec<(&'static str, String)> {
+fn headline_numbers(run: &Run) -> Vec<(String, String)> {
     let steps = match run.total_steps() {
-        Some(total) if total != run.step() => format!("{} of {}", count(run.step()), count(total)),
-        _ => count(run.step()),
+        Some(total) if total != run.step() => format!("Steps of {}", count(total)),
+        _ => "Steps".to_owned(),
     };
     let batch = run.started.batch_size.map(|batch_size| match run.started.accumulation {
         Some(accumulation) if accumulation > 1 => {
@@ -124,15 +134,16 @@ fn headline_numbers(run: &Run) -> Vec<(&'static str, String)> {
     let peak = run.progress.values().filter_map(|progress| progress.memory_bytes).max();
     let gap = run.last_evaluation().and_then(|evaluation| evaluation.control_gap);
     let numbers = [
-        ("Steps", Some(steps)),
-        ("Time", run.seconds.map(duration)),
+        (steps.as_str(), Some(count(run.step()))),
+        ("Time", run.seconds().map(duration)),
         ("Control gap", gap.map(significant)),
+        ("Best step", run.best.map(count)),
         ("Pairs", run.started.n_examples.map(count)),
         ("Batch", batch),
         ("Parameters", run.started.n_parameters.map(compact)),
         ("Peak memory", peak.map(|peak| bytes(peak as f64))),
     ];
-    numbers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    numbers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn pictures(run: &Run, gallery: &Gallery) -> Markup {
@@ -229,7 +240,7 @@ fn curves(charts: &[Chart]) -> Markup {
         section #curves aria-labelledby="curves-title" {
             div.section-head {
                 h2 #curves-title { "How it learns" }
-                p { "Over optimizer steps. Drag to zoom, double-click to go back." }
+                p { "Over optimizer steps." span.with-mouse { " Drag to zoom, double-click to go back." } }
             }
             @for weight in [Weight::Primary, Weight::Secondary] {
                 div.charts.secondary[weight == Weight::Secondary] {
@@ -277,7 +288,9 @@ fn figure(chart_idx: usize, chart: &Chart) -> Markup {
         figure.chart data-chart=(chart_idx) {
             figcaption {
                 h3 { (chart.title) }
-                @if let Some(extent) = &extent { p.last { (chart.value(extent.last.1)) } }
+                @if let Some(extent) = &extent {
+                    p.last { @if let Some(label) = extent.label { small { (label) } " " } (chart.value(extent.last.1)) }
+                }
                 p.about { (chart.about) }
             }
             div.plot tabindex="0" role="img" aria-label=[summary] {}
@@ -292,9 +305,11 @@ fn details(facts: &RunFacts) -> Markup {
             @if !facts.sections.is_empty() {
                 div.sections {
                     @for section in &facts.sections {
-                        div.card {
-                            h3 { (section.title) }
-                            dl { @for (name, value) in &section.rows { div { dt { (name) } dd { (value) } } } }
+                        div.cell {
+                            div.card {
+                                h3 { (section.title) }
+                                dl { @for (name, value) in &section.rows { div { dt { (name) } dd { (value) } } } }
+                            }
                         }
                     }
                 }

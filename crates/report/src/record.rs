@@ -33,6 +33,19 @@ pub enum Record {
         /// Optimizer steps made.
         step: u64,
     },
+    /// The ControlNet with the largest control gap so far was written.
+    Best {
+        /// Optimizer steps made.
+        step: u64,
+    },
+    /// Something that the run's user should know.
+    Warning {
+        /// Optimizer steps made.
+        step: u64,
+        /// What, and what to do about it.
+        #[serde(default)]
+        message: String,
+    },
     /// The trained ControlNet was written.
     Finished {
         /// Optimizer steps made.
@@ -80,7 +93,7 @@ pub struct Progress {
     pub images_per_second: Option<f64>,
     /// Memory that the process holds (its resident set), in bytes.
     pub memory_bytes: Option<u64>,
-    /// Seconds since the run, or its last resumption, began.
+    /// Seconds that the run has taken; a resumed run counts on from its checkpoint.
     pub seconds: Option<f64>,
 }
 
@@ -113,6 +126,8 @@ pub struct Evaluation {
     pub shuffled_loss: Option<f64>,
     /// `shuffled_loss - loss`: how much the hint matters.
     pub control_gap: Option<f64>,
+    /// The standard error of `control_gap` over the samples.
+    pub control_gap_error: Option<f64>,
     /// The losses of ranges of timesteps.
     #[serde(default)]
     pub bins: Vec<Bin>,
@@ -161,7 +176,11 @@ impl Record {
             Self::Progress(progress) => Some(progress.step),
             Self::Validation(validation) => Some(validation.step),
             Self::Evaluation(evaluation) => Some(evaluation.step),
-            Self::Checkpoint { step } | Self::TookHold { step } | Self::Finished { step } => Some(*step),
+            Self::Checkpoint { step }
+            | Self::TookHold { step }
+            | Self::Best { step }
+            | Self::Warning { step, .. }
+            | Self::Finished { step } => Some(*step),
         }
     }
 }

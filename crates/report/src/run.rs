@@ -12,16 +12,16 @@ pub(crate) struct Run {
     pub(crate) validations: BTreeMap<u64, Validation>,
     pub(crate) evaluations: BTreeMap<u64, Evaluation>,
     pub(crate) took_hold: Option<u64>,
+    /// Where the control gap was largest.
+    pub(crate) best: Option<u64>,
+    /// Each message once, with its first step.
+    pub(crate) warnings: Vec<(u64, String)>,
     pub(crate) is_finished: bool,
-    /// Time spent in training, over all sessions of a resumed run.
-    pub(crate) seconds: Option<f64>,
 }
 
 impl Run {
     pub(crate) fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
         let mut run = Self::default();
-        let mut earlier_sessions = 0.0;
-        let mut session = 0.0;
         for record in records {
             match record {
                 Record::Started(started) => {
@@ -29,14 +29,6 @@ impl Run {
                     run.started = started;
                 }
                 Record::Progress(progress) => {
-                    if let Some(seconds) = progress.seconds {
-                        // The clock of a resumed run may go on or start again; only the latter goes backwards.
-                        if seconds < session {
-                            earlier_sessions += session;
-                        }
-                        session = seconds;
-                        run.seconds = Some(earlier_sessions + session);
-                    }
                     run.progress.insert(progress.step, progress);
                 }
                 Record::Validation(validation) => {
@@ -46,6 +38,12 @@ impl Run {
                     run.evaluations.insert(evaluation.step, evaluation);
                 }
                 Record::TookHold { step } => run.took_hold = run.took_hold.or(Some(step)),
+                Record::Best { step } => run.best = Some(step),
+                Record::Warning { step, message } => {
+                    if run.warnings.iter().all(|(_, other)| *other != message) {
+                        run.warnings.push((step, message));
+                    }
+                }
                 Record::Finished { .. } => run.is_finished = true,
                 Record::Checkpoint { .. } | Record::Unknown => {}
             }
@@ -58,7 +56,9 @@ impl Run {
         self.progress.retain(|other, _| *other <= step);
         self.validations.retain(|other, _| *other <= step);
         self.evaluations.retain(|other, _| *other <= step);
+        self.warnings.retain(|(other, _)| *other <= step);
         self.took_hold = self.took_hold.filter(|other| *other <= step);
+        self.best = self.best.filter(|other| *other <= step);
         self.is_finished = false;
     }
 
@@ -74,6 +74,11 @@ impl Run {
     pub(crate) fn total_steps(&self) -> Option<u64> {
         let reported = self.progress.values().next_back().and_then(|progress| progress.total_steps);
         reported.or(self.started.total_steps)
+    }
+
+    /// Seconds that the run has taken.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.progress.values().rev().find_map(|progress| progress.seconds)
     }
 
     pub(crate) fn last_evaluation(&self) -> Option<&Evaluation> {
@@ -97,17 +102,23 @@ mod tests {
 {"event":"took_hold","step":3}
 {"event":"finished","step":3}
 {"event":"started","resumed_at":2,"total_steps":8}
-{"event":"progress","step":4,"loss":0.2,"seconds":15}"#);
+{"event":"progress","step":4,"loss":0.2,"seconds":41}"#);
         assert_eq!(run.progress.keys().copied().collect::<Vec<_>>(), [2, 4]);
         assert_eq!((run.took_hold, run.is_finished, run.step()), (None, false, 4));
         assert_eq!(run.total_steps(), Some(8));
-        assert_eq!(run.seconds, Some(45.0));
+        assert_eq!(run.seconds(), Some(41.0));
     }
 
     #[test]
     fn the_pictures_from_before_the_first_step_are_kept() {
         let run = run("{\"event\":\"validation\",\"step\":0}\n{\"event\":\"started\",\"resumed_at\":0}");
         assert_eq!(run.validations.len(), 1);
+    }
+
+    #[test]
+    fn a_warning_is_told_once() {
+        let lines = [3, 5].map(|step| format!(r#"{{"event":"warning","step":{step},"message":"too dark"}}"#));
+        assert_eq!(run(&lines.join("\n")).warnings, [(3, "too dark".to_owned())]);
     }
 
     #[test]

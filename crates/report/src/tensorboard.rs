@@ -16,7 +16,7 @@ use crate::tensorboard::proto::{Event, Summary, Value};
 /// Writes the records of a run to a TensorBoard event file of its own.
 ///
 /// The scalars are `train/loss`, `train/lr`, `train/grad_norm`, `train/images_per_second`, `train/memory_bytes`,
-/// `eval/loss`, `eval/shuffled_loss`, `eval/control_gap`, `eval/took_hold_step`, for each range of timesteps
+/// `eval/loss`, `eval/shuffled_loss`, `eval/control_gap`, `eval/control_gap_error`, `eval/took_hold_step`, for each range of timesteps
 /// `eval/loss_t0-249`, and for each zero convolution `zero_conv/weight_norm/down_0` and `zero_conv/residual_rms/down_0`.
 /// The pictures are `validation/pair-0` for the first of a pair, `validation/pair-0-image-1` for others, and once
 /// `validation/pair-0-hint` and `validation/pair-0-target`.
@@ -132,6 +132,7 @@ fn evaluation_values(evaluation: &Evaluation) -> Vec<Option<Value>> {
         scalar("eval/loss", evaluation.loss),
         scalar("eval/shuffled_loss", evaluation.shuffled_loss),
         scalar("eval/control_gap", evaluation.control_gap),
+        scalar("eval/control_gap_error", evaluation.control_gap_error),
     ];
     for bin in &evaluation.bins {
         values.push(scalar(format!("eval/loss_t{}-{}", bin.first, bin.last), bin.loss));
@@ -142,4 +143,36 @@ fn evaluation_values(evaluation: &Evaluation) -> Vec<Option<Value>> {
         values.push(scalar(format!("zero_conv/residual_rms/{name}"), conv.residual_rms));
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_are_those_that_tensorboard_writes() {
+        // Written by TensorBoard 2.21: its protocol classes and its `RecordWriter`.
+        let theirs = include_bytes!("tensorboard/by-tensorboard.tfevents");
+        let picture = Picture { png: b"\x89PNG".to_vec(), width: 2, height: 1 };
+        let values = vec![
+            Value::scalar("train/loss".to_owned(), 0.25),
+            Value::scalar("eval/took_hold_step".to_owned(), 0.0),
+            Value::picture("validation/pair-0".to_owned(), picture).expect("small"),
+        ];
+        let events = [
+            Event::file_version(1.5),
+            Event::session_start(2.5, 8),
+            Event::summary(3.5, 300, Summary { values }),
+        ];
+        let ours: Vec<u8> = events.iter().flat_map(|event| framing::frame(&event.encode())).collect();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn every_session_has_a_file_that_sorts_after_the_earlier_ones() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let logs = dir.path().join("logs");
+        let paths = [0, 3, 3].map(|resumed_at| TensorBoard::create(&logs, resumed_at).expect("a file").path);
+        assert!(paths.is_sorted_by(|a, b| a < b), "{paths:?}");
+    }
 }
