@@ -30,7 +30,7 @@ const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out
                      --num_validation_samples=0";
 
 /// The program: that of this build, or `PYROGRAPH_BIN` on a machine without it.
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let built = env!("CARGO_BIN_EXE_pyrograph-under-test");
     Command::new(std::env::var_os("PYROGRAPH_BIN").unwrap_or_else(|| OsString::from(built)))
 }

@@ -1,0 +1,131 @@
+//! The README and the guides: every command in them runs.
+//!
+//! Each page has an empty folder with the presets in it, in which its commands run from top to bottom. [`scale`] says
+//! what is done in less time, or in another way, than a reader would; [`page`] which blocks are left out, and why.
+
+mod page;
+mod scale;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::cli::program;
+
+const README: (&str, &str) = ("README.md", include_str!("../../README.md"));
+const INDEX: (&str, &str) = ("docs/README.md", include_str!("../../docs/README.md"));
+const OWN_DATASET: (&str, &str) =
+    ("docs/your-own-dataset.md", include_str!("../../docs/your-own-dataset.md"));
+const SD15: (&str, &str) = ("docs/sd15-fill50k.md", include_str!("../../docs/sd15-fill50k.md"));
+const LEARNING: (&str, &str) = ("docs/is-it-learning.md", include_str!("../../docs/is-it-learning.md"));
+const USE: (&str, &str) =
+    ("docs/use-what-you-trained.md", include_str!("../../docs/use-what-you-trained.md"));
+
+const PAGES: [(&str, &str); 6] = [README, INDEX, OWN_DATASET, SD15, LEARNING, USE];
+
+const PRESETS: [(&str, &str); 2] = [
+    ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),
+    ("configs/sd15-fill50k.toml", include_str!("../../configs/sd15-fill50k.toml")),
+];
+
+const PRINT_CONFIG: &str = "--print-config";
+
+#[test]
+fn the_readme_runs_from_top_to_bottom() {
+    check(README);
+}
+
+#[test]
+fn the_guide_to_your_own_dataset_runs_from_top_to_bottom() {
+    check(OWN_DATASET);
+}
+
+#[test]
+fn the_guide_to_sd15_and_fill50k_runs_from_top_to_bottom() {
+    check(SD15);
+}
+
+#[test]
+fn the_guide_to_whether_it_learns_runs_from_top_to_bottom() {
+    check(LEARNING);
+}
+
+#[test]
+fn the_guide_to_use_what_you_trained_runs_from_top_to_bottom() {
+    check(USE);
+}
+
+#[test]
+fn a_command_that_does_not_work_fails_with_its_line() {
+    for (command, complaint) in [
+        ("pyrograph inspect --no-such-flag configs", "unexpected argument '--no-such-flag'"),
+        ("pyrograph data circles --count=many --size=64 circles", "invalid value 'many'"),
+        ("pyrograph train configs/no-such-preset.toml", "no-such-preset.toml"),
+        ("pyrograph train configs/quickstart.toml --lr_scheduler=cosin", "invalid value 'cosin'"),
+        ("pyrograph generat", "unrecognized subcommand 'generat'"),
+        ("make everything", "no stand-in"),
+    ] {
+        let error = run(&format!("# A page\n\n```sh\n{command}\n```\n")).unwrap_err();
+        assert!(error.starts_with("line 4: ") && error.contains(complaint), "{command}: {error}");
+    }
+}
+
+#[test]
+fn every_guide_is_tested_and_in_the_index() {
+    // Not there on a machine with the bundle of tests only.
+    let Ok(guides) = fs::read_dir(root().join("docs")) else { return };
+    for guide in guides.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        let path = format!("docs/{guide}");
+        assert!(PAGES.iter().any(|(page, _)| **page == path), "{path} is not tested");
+        assert!(path == INDEX.0 || INDEX.1.contains(&format!("]({guide})")), "{path} is not in the index");
+    }
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    if !root().join("docs").is_dir() {
+        return;
+    }
+    for (path, page) in PAGES {
+        let links = page.split("](").skip(1).filter_map(|after| after.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let target = root().join(path).parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(target.exists(), "{path}: {link}");
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+#[track_caller]
+fn check((path, page): (&str, &str)) {
+    run(page).unwrap_or_else(|error| panic!("{path}, {error}"));
+}
+
+/// Runs a page's commands, each of which must succeed.
+fn run(page: &str) -> Result<(), String> {
+    let desk = tempfile::tempdir().unwrap();
+    for (path, preset) in PRESETS {
+        let path = desk.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, preset).unwrap();
+    }
+    for page::Command { line, words } in page::commands(page)? {
+        let failed = |error: String| format!("line {line}: {}\n{error}", words.join(" "));
+        let Some(arguments) = scale::arguments(&words).map_err(failed)? else { continue };
+        if arguments[0] == "train" && !arguments.iter().any(|argument| argument == PRINT_CONFIG) {
+            // A preset and flags that make sense together as they are written, before they are replaced.
+            finish(desk.path(), &[arguments.as_slice(), &[PRINT_CONFIG.to_owned()]].concat())
+                .map_err(failed)?;
+        }
+        finish(desk.path(), &scale::smaller(arguments)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn finish(folder: &Path, arguments: &[String]) -> Result<(), String> {
+    let output = program().current_dir(folder).args(arguments).stdin(Stdio::null()).output().unwrap();
+    output.status.success().then_some(()).ok_or_else(|| String::from_utf8(output.stderr).unwrap())
+}
