@@ -8,6 +8,7 @@
 
 mod cli;
 mod parity;
+mod report;
 mod train;
 
 use std::path::PathBuf;
