@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod docs;
 mod parity;
 mod report;
 mod train;
