@@ -50,7 +50,7 @@ fn evaluation(step: u32) -> Value {
     let bins: Vec<Value> = (0..4)
         .map(|idx| json!({ "first": 250 * idx, "last": 250 * idx + 249, "loss": 0.1, "shuffled_loss": 0.1 + gap }))
         .collect();
-    let zero_convs: Vec<Value> = ["down 0", "down 1", "mid"]
+    let zero_convs: Vec<Value> = ["down 0", "down 1", HOSTILE]
         .iter()
         .map(|name| json!({ "name": name, "weight_norm": f64::from(step) / 40.0, "residual_rms": 0.001 }))
         .collect();
