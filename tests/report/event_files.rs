@@ -39,7 +39,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// Takes `n` bytes off the front.
@@ -99,7 +99,7 @@ fn read(path: &Path) -> (Vec<Entry>, Option<u64>) {
                 (2, Field::Number(number)) => step = number,
                 (3, Field::Bytes(version)) => assert!(is_first && version == b"brain.Event:2"),
                 (5, Field::Bytes(summary)) => {
-                    entries.extend(fields(summary).iter().map(|value| entry(step, value)))
+                    entries.extend(fields(summary).iter().map(|value| entry(step, value)));
                 }
                 (7, Field::Bytes(_)) => void_from = Some(step),
                 (number, _) => panic!("field {number}"),

@@ -18,6 +18,7 @@ fn facts() -> RunFacts {
 }
 
 /// The browser of this machine; says so where there is none.
+#[expect(clippy::print_stderr, reason = "a skipped test says why")]
 fn chromium() -> Option<PathBuf> {
     const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
     let folders = std::env::var_os("PATH").unwrap_or_default();
