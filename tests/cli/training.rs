@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use expect_test::expect;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -54,7 +55,15 @@ fn a_command_pasted_from_the_reference_guide_runs() {
     let out = desk.path("out");
     assert_eq!(
         names(&out),
-        ["best", "config.json", "diffusion_pytorch_model.safetensors", "metrics.jsonl", "validation"]
+        [
+            "best",
+            "config.json",
+            "diffusion_pytorch_model.safetensors",
+            "logs",
+            "metrics.jsonl",
+            "report.html",
+            "validation"
+        ]
     );
     assert_is_controlnet(&out);
     let metrics = json_lines(&fs::read_to_string(out.join("metrics.jsonl")).unwrap());
@@ -121,7 +130,7 @@ fn a_loss_that_is_no_number_ends_the_run_as_failed() {
     assert!(finished.stderr.contains("\nhint: resume from the last checkpoint"), "{}", finished.stderr);
 
     desk.run(&format!("{train} --log_every=9 --checkpointing_steps=4"));
-    assert_eq!(names(&desk.path("out")), ["metrics.jsonl"], "no checkpoint of such a run is kept");
+    assert_eq!(names(&desk.path("out")), ["logs", "metrics.jsonl"], "no checkpoint of such a run is kept");
 }
 
 #[test]
@@ -135,4 +144,38 @@ fn a_trained_controlnet_can_be_trained_further_and_drawn_with() {
         "generate --base=base --controlnet=out --control-image=hint.png --prompt=red --num-inference-steps=2 \
          --output=picture.png",
     );
+}
+
+#[test]
+fn a_run_leaves_a_report_and_event_files_unless_told_not_to() {
+    let desk = Desk::new();
+    desk.done(&format!("{TRAIN} --train_data_dir=circles --max_train_steps=2"));
+    let page = fs::read_to_string(desk.path("out/report.html")).unwrap();
+    for fact in ["circles on base", "max_train_steps = 2", "cores"] {
+        assert!(page.contains(fact), "the report tells {fact}");
+    }
+    assert_eq!(fs::read_dir(desk.path("out/logs")).unwrap().count(), 1);
+
+    let quiet = TRAIN.replace("--output_dir=out", "--output_dir=quiet");
+    desk.done(&format!("{quiet} --train_data_dir=circles --max_train_steps=2 --report_to=none"));
+    assert!(!desk.path("quiet/report.html").exists() && !desk.path("quiet/logs").exists());
+}
+
+#[test]
+fn the_channels_of_the_hint_embedding_can_be_chosen() {
+    let desk = Desk::new();
+    let train =
+        format!("{TRAIN} --train_data_dir=circles --max_train_steps=1 --conditioning_embedding_out_channels");
+    desk.refuses(
+        &format!("{train} 4 8"),
+        expect![[r#"
+            error: `--conditioning_embedding_out_channels` has 2 levels, but the VAE's factor of 8 needs 4
+
+            hint: give the channels of each level, as in `16 32 96 256`, or leave the flag out
+        "#]],
+    );
+    desk.done(&format!("{train} 4 8 8 8"));
+    let config = fs::read_to_string(desk.path("out/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["conditioning_embedding_out_channels"], serde_json::json!([4, 8, 8, 8]));
 }

@@ -134,7 +134,7 @@ fn inspect_of_nothing_is_bad_input() {
 #[test]
 fn equal_seeds_make_equal_bases_and_data() {
     let desk = Desk::new();
-    for verb in ["init-base --seed 5", "data circles --count 3 --size 32 --seed 5"] {
+    for verb in ["init-base --preset tiny-random --seed 5", "data circles --count 3 --size 32 --seed 5"] {
         let written = |out: &str| {
             desk.done(&format!("{verb} {out}"));
             let root = desk.path(out);
@@ -152,10 +152,31 @@ fn equal_seeds_make_equal_bases_and_data() {
 #[test]
 fn the_demo_trains_from_nothing() {
     let desk = Desk::new();
-    desk.done("demo all --count 4 --steps 2");
-    let folders = names(&desk.path("all"));
-    assert_eq!(folders, ["circles", "out", "tiny-sd"]);
+    let result = demo(&desk, "all --count 40 --steps 2 --num-samples 2");
+    assert_eq!(names(&desk.path("all")), ["circles", "new-hints", "out", "tiny-sd"]);
     for file in ["tiny-sd/model_index.json", "out/config.json", "out/validation/step-000002/grid.png"] {
         assert!(desk.path("all").join(file).is_file(), "{file}");
     }
+    assert!(desk.path("all/out/logs").is_dir());
+    assert!(result["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(result["hint_took_hold_step"], serde_json::Value::Null, "two steps teach nothing");
+    assert!(desk.path(result["report"].as_str().unwrap()).is_file());
+}
+
+/// The whole promise in two minutes: it fails if `demo` is run with `--withhold-hint`.
+#[test]
+fn a_short_demo_learns_to_draw_circles_where_the_hint_says() {
+    let desk = Desk::new();
+    let result = demo(&desk, "short --count 1000 --steps 250 --num-samples 40");
+    let share = |key: &str| result[key].as_f64().unwrap();
+    assert!(share("iou_before") < 0.4, "{result}");
+    assert!(share("iou_after") > share("iou_before") + 0.2, "{result}");
+    assert!(share("colour_accuracy") > 0.6, "{result}");
+    assert!(result["hint_took_hold_step"].as_u64().is_some_and(|step| step > 0), "{result}");
+}
+
+/// Runs the demo; returns the last line of its standard output.
+fn demo(desk: &Desk, line: &str) -> serde_json::Value {
+    let stdout = desk.done(&format!("demo {line} --json --quiet"));
+    serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
 }

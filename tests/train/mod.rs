@@ -6,6 +6,7 @@ mod step;
 
 use std::path::{Path, PathBuf};
 
+use pyrograph_data::colors::Palette;
 use pyrograph_data::{Circles, Side, generate_circles};
 use pyrograph_train::{TrainConfig, TrainPlan};
 
@@ -25,6 +26,7 @@ pub(crate) fn circles_of(dir: &Path, count: usize) -> PathBuf {
     let circles = Circles {
         count: count.try_into().expect("not zero"),
         side: Side::try_from(32).expect("a multiple of 8"),
+        palette: Palette::Css,
         seed: 3,
     };
     generate_circles(&circles, &out).expect("circles");

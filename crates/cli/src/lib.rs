@@ -8,6 +8,7 @@ pub mod backend;
 mod commands;
 mod progress;
 mod report;
+mod run_report;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -16,14 +16,6 @@ use crate::random::{self, Purpose};
 use crate::shapes::{Figure, Ground, Scene, SceneOptions};
 use crate::transform::Side;
 
-/// As in fill50k: circles of any CSS colour on a plain ground of another.
-const SCENES: SceneOptions = SceneOptions {
-    figures: &[Figure::Circle],
-    grounds: &[Ground::Plain],
-    palette: Palette::Css,
-    radius: (1.0 / 9.0, 3.0 / 8.0),
-};
-
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
 pub struct Circles {
@@ -31,6 +23,8 @@ pub struct Circles {
     pub count: NonZeroUsize,
     /// Width and height of the pictures.
     pub side: Side,
+    /// The colours; those of fill50k are [`Palette::Css`].
+    pub palette: Palette,
     /// Equal seeds give equal files.
     pub seed: u64,
 }
@@ -121,9 +115,15 @@ fn hint_name(index: usize) -> String {
     format!("conditioning_images/{index:05}.png")
 }
 
-/// The scene of one sample.
+/// The scene of one sample: a circle on a plain ground, as in fill50k.
 fn scene(circles: &Circles, index: usize) -> Scene {
-    Scene::choose(&mut random::rng(circles.seed, index as u64, "", Purpose::Circle), &SCENES)
+    let options = SceneOptions {
+        figures: &[Figure::Circle],
+        grounds: &[Ground::Plain],
+        palette: circles.palette,
+        ..SceneOptions::default()
+    };
+    Scene::choose(&mut random::rng(circles.seed, index as u64, "", Purpose::Circle), &options)
 }
 
 #[cfg(test)]
@@ -132,7 +132,8 @@ mod tests {
     use crate::source::{Columns, Dataset, Layout};
 
     fn circles(count: usize) -> Circles {
-        Circles { count: NonZeroUsize::new(count).unwrap(), side: Side::try_from(64).unwrap(), seed: 3 }
+        let (count, side) = (NonZeroUsize::new(count).unwrap(), Side::try_from(64).unwrap());
+        Circles { count, side, palette: Palette::Css, seed: 3 }
     }
 
     #[test]

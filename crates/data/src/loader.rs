@@ -211,6 +211,7 @@ mod tests {
 
     use super::*;
     use crate::circles::{Circles, generate_circles};
+    use crate::colors::Palette;
     use crate::resize::Interpolation;
     use crate::source::Columns;
 
@@ -218,7 +219,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("circles");
         let count = NonZeroUsize::new(count).unwrap();
-        generate_circles(&Circles { count, side: Side::try_from(16).unwrap(), seed: 0 }, &out).unwrap();
+        let (side, palette) = (Side::try_from(16).unwrap(), Palette::Css);
+        generate_circles(&Circles { count, side, palette, seed: 0 }, &out).unwrap();
         let dataset = Dataset::open(&out, &Columns::default()).unwrap();
         (dir, Arc::new(dataset))
     }

@@ -424,8 +424,7 @@ mod tests {
     fn texture_is_two_tones_around_the_named_color() {
         for &(name, rgb) in Palette::Css.colors() {
             for ground in [Ground::Stripes, Ground::Checker] {
-                let scene =
-                    Scene { ground, ground_color: (name, rgb), ..red_on_blue(Figure::Circle) };
+                let scene = Scene { ground, ground_color: (name, rgb), ..red_on_blue(Figure::Circle) };
                 let mut tones: Vec<[f64; 3]> = Vec::new();
                 let mut mean = [0.0; 3];
                 for place in 0..128 * 128 {

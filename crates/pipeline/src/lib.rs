@@ -1,6 +1,7 @@
 //! A loaded Stable Diffusion model and what can be drawn with it and a ControlNet.
 
 mod bundle;
+mod embedded;
 mod error;
 mod generate;
 mod init_base;

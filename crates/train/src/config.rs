@@ -5,6 +5,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use pyrograph_data::Interpolation;
 use serde::de::{Deserializer, Visitor};
@@ -33,6 +34,8 @@ pub struct TrainConfig {
     pub validation: ValidationSection,
     /// Whether it is learning.
     pub evaluation: EvaluationSection,
+    /// Who else is told of the run.
+    pub report: ReportSection,
     /// The run as a whole.
     pub run: RunSection,
 }
@@ -45,6 +48,9 @@ pub struct ModelSection {
     pub pretrained_model_name_or_path: Option<PathBuf>,
     /// The ControlNet to start from. Left out: a new one made from the UNet.
     pub controlnet_model_name_or_path: Option<PathBuf>,
+    /// Channels of a new ControlNet's hint embedding, finest level first; each after the first halves width and height.
+    /// Left out: those of the published ControlNets, 16, 32, 96, 256. The reference has no flag for it.
+    pub conditioning_embedding_out_channels: Option<Vec<NonZeroUsize>>,
     /// A tokenizer's folder. Left out: the one of the Stable Diffusion folder.
     pub tokenizer_name: Option<PathBuf>,
     /// The variant of the frozen models' weight files, as in `model.fp16.safetensors`.
@@ -247,6 +253,59 @@ impl Default for EvaluationSection {
     }
 }
 
+/// `[report]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSection {
+    /// Which trackers are written beside `report.html`. Default: `tensorboard`, as the reference.
+    pub report_to: ReportTo,
+    /// Where TensorBoard's event files go, relative to the output folder. Default: `logs`.
+    pub logging_dir: PathBuf,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self { report_to: ReportTo::Tensorboard, logging_dir: PathBuf::from("logs") }
+    }
+}
+
+/// Trackers of a run: `--report_to`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportTo {
+    /// TensorBoard's event files.
+    #[default]
+    Tensorboard,
+    /// None.
+    None,
+    /// All that there are.
+    All,
+}
+
+impl ReportTo {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Tensorboard, Self::None, Self::All];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tensorboard => "tensorboard",
+            Self::None => "none",
+            Self::All => "all",
+        }
+    }
+}
+
+impl FromStr for ReportTo {
+    type Err = PlanError;
+
+    fn from_str(name: &str) -> Result<Self, PlanError> {
+        let known = Self::ALL.into_iter().find(|tracker| tracker.name() == name);
+        known.ok_or_else(|| PlanError::UnknownTracker { name: name.to_owned() })
+    }
+}
+
 /// `[run]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -301,7 +360,7 @@ impl TrainConfig {
 }
 
 /// The sections of a preset with their keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 8] {
+fn sections() -> [(&'static str, &'static [&'static str]); 9] {
     [
         ("model", keys::<ModelSection>()),
         ("data", keys::<DataSection>()),
@@ -310,6 +369,7 @@ fn sections() -> [(&'static str, &'static [&'static str]); 8] {
         ("checkpoint", keys::<CheckpointSection>()),
         ("validation", keys::<ValidationSection>()),
         ("evaluation", keys::<EvaluationSection>()),
+        ("report", keys::<ReportSection>()),
         ("run", keys::<RunSection>()),
     ]
 }

@@ -26,6 +26,18 @@ pub enum TrainError {
     /// The base model or a ControlNet.
     #[error("cannot use the model")]
     Pipeline(#[source] PipelineError),
+    /// A hint embedding that does not bring the hint to the latents' size.
+    #[error(
+        "`--conditioning_embedding_out_channels` has {found} levels, but the VAE's factor of {scale_factor} needs {expected}"
+    )]
+    HintLevels {
+        /// How many times wider and higher a picture is than its latents.
+        scale_factor: usize,
+        /// Levels that halve it so often.
+        expected: usize,
+        /// Levels given.
+        found: usize,
+    },
     /// The noise schedule of the base model.
     #[error("cannot train with the base model's scheduler")]
     Schedule(#[source] DiffusionError),
@@ -125,6 +137,9 @@ impl TrainError {
                 "resume with the settings of that run, or start a new one in another --output_dir"
             }
             Self::OptimizerState { .. } => "the checkpoint was changed by hand; resume from another one",
+            Self::HintLevels { .. } => {
+                "give the channels of each level, as in `16 32 96 256`, or leave the flag out"
+            }
             Self::NonFinite { .. } => "resume from the last checkpoint with a lower --learning_rate",
             Self::OutputDir { .. } => {
                 "name another --output_dir, or make this one a folder that can be written"

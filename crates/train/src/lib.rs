@@ -24,8 +24,8 @@ mod window;
 
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{
-    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, RunSection,
-    ScheduleSection, TrainConfig, ValidationSection,
+    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, ReportSection,
+    ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use pyrograph_data::{Columns, Transform};
 use serde::{Deserialize, Serialize};
 
-use crate::config::TrainConfig;
+use crate::config::{ReportSection, TrainConfig};
 use crate::lr::LrSchedule;
 use crate::optim::AdamWConfig;
 
@@ -39,6 +39,8 @@ pub struct TrainPlan {
     pub validation: ValidationPlan,
     /// How it is found out whether the run learns; else it is not.
     pub evaluation: Option<EvaluationPlan>,
+    /// Who else is told of the run.
+    pub report: ReportSection,
     /// Where everything is written.
     pub output_dir: PathBuf,
     /// Decides every random number of the run; below 2^63, since TOML cannot write more.
@@ -65,7 +67,10 @@ pub struct ModelPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlNetSource {
     /// A copy of the UNet's encoder with zero convolutions.
-    FromUnet,
+    FromUnet {
+        /// Channels of the hint embedding; else those of the published ControlNets.
+        hint_channels: Option<Vec<NonZeroUsize>>,
+    },
     /// A folder in diffusers' layout.
     Folder(PathBuf),
 }

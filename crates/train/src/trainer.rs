@@ -1,7 +1,7 @@
 //! The loop: everything a run does, in order.
 
 use std::fs;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -112,6 +112,18 @@ impl Trainer {
             validator,
             identity,
         })
+    }
+
+    /// What the run is.
+    #[must_use]
+    pub fn plan(&self) -> &TrainPlan {
+        &self.plan
+    }
+
+    /// The samples that are trained on, without those held out.
+    #[must_use]
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
     }
 
     /// The ControlNet as trained so far.
@@ -336,9 +348,9 @@ fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Res
     let device = device.clone().autodiff();
     let (controlnet, controlnet_config) = match &plan.model.controlnet {
         ControlNetSource::Folder(path) => load_controlnet(path, &device).map_err(TrainError::Pipeline)?,
-        ControlNetSource::FromUnet => {
+        ControlNetSource::FromUnet { hint_channels } => {
             let mut config = ControlNetConfig::for_unet(&bundle.unet_config);
-            config.hint = HintConfig::with_scale_factor(bundle.vae_config.pixels_per_latent());
+            config.hint = hint_config(hint_channels.as_deref(), bundle.vae_config.pixels_per_latent())?;
             let mut rng = random::rng(plan.seed, 0, "", Purpose::Weights);
             (ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device), config)
         }
@@ -346,6 +358,17 @@ fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Res
     let optimizer = AdamW::new(plan.optimizer.adamw);
     let (position, record) = (Position::default(), Record::default());
     Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
+}
+
+/// The hint embedding for a VAE of this factor.
+fn hint_config(channels: Option<&[NonZeroUsize]>, scale_factor: usize) -> Result<HintConfig, TrainError> {
+    let expected = HintConfig::with_scale_factor(scale_factor);
+    let Some(channels) = channels else { return Ok(expected) };
+    if channels.len() != expected.channels.len() {
+        let (expected, found) = (expected.channels.len(), channels.len());
+        return Err(TrainError::HintLevels { scale_factor, expected, found });
+    }
+    Ok(HintConfig { channels: channels.iter().map(|count| count.get()).collect(), ..expected })
 }
 
 /// What decides a run's numbers beside the model: a resumed run must have all of it in common with the first.

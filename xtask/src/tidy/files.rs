@@ -12,7 +12,10 @@ use crate::shell::{output, root};
 const MAX_BYTES: u64 = 1_000_000;
 
 /// Files that may be larger.
-const LARGE: [&str; 0] = [];
+const LARGE: [&str; 2] = [
+    "crates/pipeline/tiny-base/unet/diffusion_pytorch_model.safetensors",
+    "crates/pipeline/tiny-base/vae/diffusion_pytorch_model.safetensors",
+];
 
 /// The paths of all files in git and of those that `git add` would take, relative to the repository.
 pub(super) fn tracked() -> Result<Vec<String>> {

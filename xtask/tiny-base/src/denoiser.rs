@@ -54,6 +54,8 @@ pub(crate) struct DenoiserStage {
     pub(crate) schedule: NoiseSchedule,
     /// The means of all pictures' latents, unscaled, `[pictures, channels, height, width]`.
     pub(crate) means: Tensor<4>,
+    /// Steps made before this stage: its own draw other noise.
+    pub(crate) first_step: u64,
     /// Where sheets of samples go.
     pub(crate) samples: PathBuf,
     pub(crate) device: Device,
@@ -72,6 +74,7 @@ impl Stage for DenoiserStage {
     const NAME: &'static str = "unet";
 
     fn loss(&self, model: &Denoiser, step: u64) -> Tensor<1> {
+        let step = self.first_step + step;
         let Batch { picture_idxs, timesteps, prompts } = draw_batch(&self.recipe, step, &self.schedule);
         let means: Vec<Tensor<4>> =
             picture_idxs.iter().map(|&index| self.means.clone().narrow(0, row(index), 1)).collect();

@@ -16,8 +16,13 @@ use crate::pixels::{crop, from_signed, psnr, squared_error, to_signed};
 use crate::scene::{HELD_OUT, SIDE};
 use crate::training::{Recipe, Stage, remove};
 
-/// Width and height of what it is trained on: a quarter of a picture costs a quarter of the time.
+/// Width and height of what it is trained on at first: a quarter of a picture costs a quarter of the time, and eight
+/// crops hold more colours than two pictures.
 const CROP: u32 = 64;
+
+/// The last share of the steps sees whole pictures, half as many: group norms measure over what they see, so what was
+/// learned on crops alone does not quite fit.
+const WHOLE_PICTURES: f64 = 0.2;
 
 /// The posterior's deviation. It is fixed: with unit noise and a KL term from the start nothing is learned.
 pub(crate) const LATENT_NOISE: f64 = 0.05;
@@ -27,6 +32,9 @@ const L1_WEIGHT: f64 = 0.5;
 
 /// Without a price on their size, latents grow away from the noise.
 const MEAN_PENALTY: f64 = 1e-4;
+
+/// The decoder is tuned on pictures from this number on, which the autoencoder has not seen.
+const FIRST_OF_DECODER: u64 = 1 << 32;
 
 /// Batches of pictures that PSNR and deviation are measured on.
 const N_BATCHES: u64 = 8;
@@ -45,7 +53,7 @@ impl Stage for VaeStage {
     const NAME: &'static str = "vae";
 
     fn loss(&self, model: &AutoencoderKl, step: u64) -> Tensor<1> {
-        let pictures = to_signed(&self.crops(step), &self.device);
+        let pictures = to_signed(&self.pictures(step), &self.device);
         let mean = model.encode(pictures.clone()).mode();
         let mut rng = random::rng(self.recipe.seed, step, "vae", Purpose::Latent);
         let noise = standard_normal(mean.dims(), &mut rng, &self.device);
@@ -60,6 +68,18 @@ impl Stage for VaeStage {
 }
 
 impl VaeStage {
+    /// What a step learns from.
+    fn pictures(&self, step: u64) -> Vec<RgbImage> {
+        let Recipe { seed, scenes, batch_size, n_steps, .. } = self.recipe;
+        #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^53")]
+        let is_late = step as f64 >= n_steps as f64 * (1.0 - WHOLE_PICTURES);
+        if is_late {
+            let first = step * batch_size as u64;
+            return (first..first + batch_size as u64 / 2).map(|index| scenes.picture(seed, index)).collect();
+        }
+        self.crops(step)
+    }
+
     /// A random square of each of the step's pictures.
     fn crops(&self, step: u64) -> Vec<RgbImage> {
         let Recipe { seed, scenes, batch_size, .. } = self.recipe;
@@ -74,6 +94,60 @@ impl VaeStage {
         };
         (0..batch_size as u64).map(crop_of).collect()
     }
+}
+
+/// The training of the decoder alone, after the UNet's: the latents stay what the UNet knows.
+pub(crate) struct DecoderStage {
+    pub(crate) recipe: Recipe,
+    /// The autoencoder as the UNet knows it.
+    pub(crate) vae: AutoencoderKl,
+    pub(crate) device: Device,
+}
+
+impl Stage for DecoderStage {
+    type Model = AutoencoderKl;
+    const NAME: &'static str = "decoder";
+
+    /// The mean squared error of whole pictures, of which PSNR is the logarithm.
+    fn loss(&self, model: &AutoencoderKl, step: u64) -> Tensor<1> {
+        let Recipe { seed, scenes, batch_size, .. } = self.recipe;
+        let first = FIRST_OF_DECODER + step * batch_size as u64;
+        let pictures: Vec<_> =
+            (first..first + batch_size as u64).map(|index| scenes.picture(seed, index)).collect();
+        let pictures = to_signed(&pictures, &self.device);
+        let mean = self.vae.encode(pictures.clone()).mode();
+        let mut rng = random::rng(seed, step, "decoder", Purpose::Latent);
+        let noise = standard_normal(mean.dims(), &mut rng, &self.device);
+        (model.decode(mean + noise * LATENT_NOISE) - pictures).square().mean()
+    }
+
+    fn measure(&self, model: &AutoencoderKl, _step: u64) -> Result<String> {
+        let decibels = reconstruction_psnr(&model.valid(), &self.recipe, &self.device)?;
+        Ok(format!("PSNR {decibels:.2} dB"))
+    }
+}
+
+/// Begins every residual block and the attention as the identity: the blocks join in one by one, and the first steps
+/// are not lost on untangling them. 13.3 dB instead of 11.6 after 200 steps.
+pub(crate) fn with_identity_blocks(vae: AutoencoderKl) -> AutoencoderKl {
+    struct Zero {
+        path: Vec<String>,
+    }
+    impl ModuleMapper for Zero {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.path.iter().any(|name| name == "conv2" || name == "to_out") {
+                return param.map(|tensor| tensor.zeros_like().set_require_grad(true));
+            }
+            param
+        }
+    }
+    vae.map(&mut Zero { path: Vec::new() })
 }
 
 /// A batch of the pictures that are measured on; there are [`N_BATCHES`].
@@ -119,18 +193,24 @@ pub(crate) fn finish(
     let config = VaeConfig { scaling_factor: 1.0 / deviation, ..config.clone() };
     // Latents of an earlier autoencoder are in there, too.
     remove(out)?;
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let options = SaveOptions { renames: Renames::new(pyrograph_vae::RENAMES), ..SaveOptions::default() };
-    save(&vae, &out.join(WEIGHTS), &options)?;
-    // The config comes last: where it is, the stage is complete.
-    write_config(out, "config.json", &VaeJson::from(&config))?;
+    write(&vae, &config, out)?;
     println!("vae: latents deviate by {deviation:.3}, scaling factor {:.4}", config.scaling_factor);
     let logvar = vae.encode(to_signed(&held_out(recipe, 0), device)).logvar();
     println!("vae: posterior deviation {:.4}", (logvar * 0.5).exp().mean().into_scalar::<f32>());
     Ok(())
 }
 
-/// Reads what [`finish`] has written.
+/// Writes a folder in diffusers' layout.
+pub(crate) fn write(vae: &AutoencoderKl, config: &VaeConfig, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let options = SaveOptions { renames: Renames::new(pyrograph_vae::RENAMES), ..SaveOptions::default() };
+    save(vae, &out.join(WEIGHTS), &options)?;
+    // The config comes last: where it is, the stage is complete.
+    write_config(out, "config.json", &VaeJson::from(config))?;
+    Ok(())
+}
+
+/// Reads what [`write`] has written.
 pub(crate) fn open(dir: &Path, device: &Device) -> Result<(AutoencoderKl, VaeConfig)> {
     let json: VaeJson = read_config(dir, "config.json").context("train the VAE first")?;
     let config = VaeConfig::try_from(json)?;

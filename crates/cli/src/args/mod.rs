@@ -24,7 +24,7 @@ Examples:
   pyrograph demo
   pyrograph data circles --count 500 --size 128 circles
   pyrograph init-base --preset tiny tiny-sd
-  pyrograph train configs/circles-tiny.toml --output-dir out
+  pyrograph train configs/quickstart.toml --output-dir out
   pyrograph inspect out";
 
 const EXIT_CODES: &str = "\

@@ -81,14 +81,8 @@ pub(crate) struct ReferenceArgs {
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     cache_dir: Option<String>,
     /// No effect.
-    #[arg(long, hide_short_help = true, value_name = "DIR")]
-    logging_dir: Option<String>,
-    /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     tracker_project_name: Option<String>,
-    /// Only tensorboard is accepted, without effect: metrics are in `metrics.jsonl`.
-    #[arg(long, hide_short_help = true, value_name = "tensorboard")]
-    report_to: Option<String>,
     /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     revision: Option<String>,
@@ -132,10 +126,6 @@ impl ReferenceArgs {
             let hint = "training is in 32-bit floats; use `--mixed_precision no` or leave it out";
             return Some((format!("mixed_precision {precision}"), hint));
         }
-        if let Some(tracker) = self.report_to.as_deref().filter(|tracker| *tracker != "tensorboard") {
-            let hint = "metrics are written to `metrics.jsonl` in the output folder; leave the flag out";
-            return Some((format!("report_to {tracker}"), hint));
-        }
         let refused = [
             (self.use_8bit_adam, "use_8bit_adam", "leave it out: AdamW keeps its state in 32-bit floats"),
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
@@ -149,7 +139,6 @@ impl ReferenceArgs {
     }
 
     fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let metrics = "metrics are written to `metrics.jsonl` in the output folder";
         let local = "models and data are local folders";
         [
             (self.gradient_checkpointing, "gradient_checkpointing", "no activations are recomputed"),
@@ -164,9 +153,11 @@ impl ReferenceArgs {
             (self.revision.is_some(), "revision", local),
             (self.hub_token.is_some(), "hub_token", local),
             (self.hub_model_id.is_some(), "hub_model_id", "nothing is uploaded"),
-            (self.logging_dir.is_some(), "logging_dir", metrics),
-            (self.tracker_project_name.is_some(), "tracker_project_name", metrics),
-            (self.report_to.is_some(), "report_to", metrics),
+            (
+                self.tracker_project_name.is_some(),
+                "tracker_project_name",
+                "a run is named by its output folder",
+            ),
         ]
         .into_iter()
         .filter(|(is_given, ..)| *is_given)
@@ -197,7 +188,6 @@ mod tests {
             &["--mixed-precision=bf16"],
             &["--use-8bit-adam"],
             &["--push-to-hub"],
-            &["--report-to", "wandb"],
             &["--dataset-config-name", "en"],
         ] {
             let error = reference(argv).check().expect_err(argv[0]);
@@ -207,9 +197,9 @@ mod tests {
 
     #[test]
     fn what_cannot_change_the_result_is_accepted_with_a_reason() {
-        let given = reference(&["--allow-tf32", "--mixed-precision", "no", "--report-to", "tensorboard"]);
+        let given = reference(&["--allow-tf32", "--mixed-precision", "no", "--revision", "main"]);
         assert!(given.check().is_ok());
         let flags: Vec<_> = given.without_effect().map(|(flag, _)| flag).collect();
-        assert_eq!(flags, ["allow_tf32", "report_to"]);
+        assert_eq!(flags, ["allow_tf32", "revision"]);
     }
 }

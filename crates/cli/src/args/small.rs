@@ -4,7 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pyrograph_data::Side;
+use pyrograph_data::{Palette, Side};
 
 /// Say what a model file or folder is.
 ///
@@ -16,43 +16,55 @@ pub(crate) struct InspectArgs {
     pub(crate) path: PathBuf,
 }
 
-/// Write a small Stable Diffusion folder with random weights.
+/// Write a small Stable Diffusion folder.
 ///
 /// It is in diffusers' layout and complete, so that everything runs with nothing downloaded.
 #[derive(Debug, Args)]
 pub(crate) struct InitBaseArgs {
-    /// How large the networks are.
+    /// Which model.
     #[arg(long, value_enum, default_value_t = Preset::Tiny)]
     pub(crate) preset: Preset,
-    /// Draws the weights; equal seeds give equal files.
+    /// Draws random weights; equal seeds give equal files.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// The folder to write; it must not exist yet or be empty.
     pub(crate) out: PathBuf,
 }
 
-/// The size of a base made by `init-base`.
+/// The models of `init-base`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Preset {
-    /// For pictures of 128 px and the captions of `data circles`.
+    /// Draws coloured circles, squares, triangles and stars of 128 px, as in "red star with striped blue background".
     Tiny,
+    /// The same networks with random weights; they draw noise.
+    TinyRandom,
 }
 
-/// Train a ControlNet from nothing, to see everything work.
+/// Train a ControlNet from nothing, to see it come to life.
 ///
-/// Draws circles, makes a tiny base model with random weights, trains a ControlNet for it and writes validation
-/// grids: minutes on two processor cores, with nothing downloaded. The run is that of configs/circles-tiny.toml.
+/// Draws circles, writes the tiny base model that is inside this program, trains a ControlNet for it and measures
+/// on new hints where circles are drawn before and after: minutes on two processor cores, with nothing downloaded. The
+/// run is that of configs/quickstart.toml.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// The folder for everything; it must not exist yet or be empty.
     #[arg(default_value = "demo")]
     pub(crate) out: PathBuf,
-    /// Pairs of circles to draw.
-    #[arg(long, default_value = "500", value_name = "N")]
+    /// Pairs of circles to train on.
+    #[arg(long, default_value = "2000", value_name = "N")]
     pub(crate) count: NonZeroUsize,
     /// Optimizer steps [default: those of the preset].
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<NonZeroU64>,
+    /// New hints to measure on, before and after.
+    #[arg(long, default_value = "200", value_name = "N")]
+    pub(crate) num_samples: NonZeroUsize,
+    /// Print what was learned as one line of JSON, the last on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Train on black hints, to see that the hint is what teaches.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) withhold_hint: bool,
 }
 
 /// Make data sets.
@@ -69,7 +81,8 @@ pub(crate) enum DataCommand {
 
 /// Draw the fill50k task: from the outline of a circle to a filled circle on a coloured background.
 ///
-/// Captions name the colours, as in "pale golden rod circle with old lace background".
+/// Captions name the colours, as in "pale golden rod circle with old lace background" or, of the palette of distinct
+/// colours, "red circle with navy background".
 #[derive(Debug, Args)]
 pub(crate) struct CirclesArgs {
     /// The number of samples.
@@ -78,11 +91,32 @@ pub(crate) struct CirclesArgs {
     /// Width and height of the pictures in pixels, a multiple of 8.
     #[arg(long, default_value = "512", value_name = "PIXELS", value_parser = side)]
     pub(crate) size: Side,
+    /// The colours.
+    #[arg(long, value_enum, default_value_t = Colors::Css)]
+    pub(crate) palette: Colors,
     /// Draws the circles; equal seeds give equal files.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// The folder to write; it must not exist yet or be empty.
     pub(crate) out: PathBuf,
+}
+
+/// The colours of `data circles`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colors {
+    /// All 140 of CSS, as in fill50k; many are neighbours.
+    Css,
+    /// 20 that nobody confuses.
+    Distinct,
+}
+
+impl From<Colors> for Palette {
+    fn from(colors: Colors) -> Self {
+        match colors {
+            Colors::Css => Self::Css,
+            Colors::Distinct => Self::Distinct,
+        }
+    }
 }
 
 fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {

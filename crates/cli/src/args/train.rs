@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pyrograph_data::Interpolation;
-use pyrograph_train::{LrScheduler, PlanError, StepRules, TrainConfig};
+use pyrograph_train::{LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
 use super::choice::choice;
 use super::reference::{ReferenceArgs, UsageError};
@@ -16,7 +16,7 @@ const AFTER_HELP: &str = r#"A flag wins over the preset, the preset over the def
 flags, with underscores; --print-config shows them all.
 
 Examples:
-  pyrograph train configs/circles-tiny.toml --output-dir out
+  pyrograph train configs/quickstart.toml --output-dir out
   pyrograph train --pretrained_model_name_or_path=sd15 --train_data_dir=circles \
     --output_dir=out --resolution=512 --learning_rate=1e-5 \
     --train_batch_size=1 --gradient_accumulation_steps=4 \
@@ -47,6 +47,8 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     evaluation: EvaluationArgs,
     #[command(flatten)]
+    report: ReportArgs,
+    #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
     reference: ReferenceArgs,
@@ -61,6 +63,9 @@ struct ModelArgs {
     /// The ControlNet to start from [default: a new one made from the UNet].
     #[arg(long, value_name = "DIR")]
     controlnet_model_name_or_path: Option<PathBuf>,
+    /// Channels of a new ControlNet's hint embedding, finest level first [default: 16 32 96 256].
+    #[arg(long, num_args = 1.., value_name = "N")]
+    conditioning_embedding_out_channels: Option<Vec<NonZeroUsize>>,
     /// The tokenizer's folder [default: that of the Stable Diffusion folder].
     #[arg(long, value_name = "DIR")]
     tokenizer_name: Option<PathBuf>,
@@ -214,6 +219,17 @@ struct EvaluationArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
+struct ReportArgs {
+    /// The trackers written beside report.html; `none` writes no page either [default: tensorboard].
+    #[arg(long, value_parser = choice::<ReportTo>(ReportTo::ALL.map(ReportTo::name)), value_name = "TRACKER")]
+    report_to: Option<ReportTo>,
+    /// Where TensorBoard's event files go, relative to the output folder [default: logs].
+    #[arg(long, value_name = "DIR")]
+    logging_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Run")]
 struct RunArgs {
     /// Where everything is written [default: controlnet-model].
@@ -265,6 +281,8 @@ impl TrainArgs {
         self.validation.apply(&mut config);
         set(&mut config.evaluation.num_eval_samples, &self.evaluation.num_eval_samples);
         set_some(&mut config.evaluation.eval_steps, &self.evaluation.eval_steps);
+        set(&mut config.report.report_to, &self.report.report_to);
+        set(&mut config.report.logging_dir, &self.report.logging_dir);
         set(&mut config.run.output_dir, &self.run.output_dir);
         set(&mut config.run.seed, &self.run.seed);
         set(&mut config.run.log_every, &self.run.log_every);
@@ -277,6 +295,7 @@ impl ModelArgs {
         let model = &mut config.model;
         set_some(&mut model.pretrained_model_name_or_path, &self.pretrained_model_name_or_path);
         set_some(&mut model.controlnet_model_name_or_path, &self.controlnet_model_name_or_path);
+        set_some(&mut model.conditioning_embedding_out_channels, &self.conditioning_embedding_out_channels);
         set_some(&mut model.tokenizer_name, &self.tokenizer_name);
         set_some(&mut model.variant, &self.variant);
     }

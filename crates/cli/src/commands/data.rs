@@ -7,7 +7,8 @@ use crate::args::{DataArgs, DataCommand};
 pub(crate) fn data(args: &DataArgs) -> anyhow::Result<()> {
     match &args.command {
         DataCommand::Circles(args) => {
-            generate_circles(&Circles { count: args.count, side: args.size, seed: args.seed }, &args.out)?;
+            let (count, side, palette) = (args.count, args.size, args.palette.into());
+            generate_circles(&Circles { count, side, palette, seed: args.seed }, &args.out)?;
             tracing::info!("{} samples are in {}", args.count, args.out.display());
         }
     }

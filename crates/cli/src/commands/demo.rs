@@ -1,62 +1,180 @@
 //! `pyrograph demo`.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
-use pyrograph_data::{Circles, generate_circles};
-use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
+use burn::tensor::Device;
+use pyrograph_data::colors::Palette;
+use pyrograph_data::{Circles, Columns, Dataset, HintKind, RgbImage, generate_circles, save_png};
+use pyrograph_pipeline::{BasePreset, SamplerKind, init_base};
+use pyrograph_train::{
+    Event, FidelityOptions, FidelityScores, Observer, TrainConfig, TrainError, TrainPlan, Trainer,
+    measure_fidelity,
+};
+use serde_json::json;
 
 use crate::args::{DemoArgs, OutputArgs, UsageError};
-use crate::commands::init_base;
+use crate::run_report::Reporter;
 use crate::{backend, progress};
 
-/// The run of the demo; it names the three folders relative to the demo's own.
-const PRESET: &str = include_str!("../../../../configs/circles-tiny.toml");
+/// The run of the demo; it names its folders relative to the demo's own.
+const PRESET: &str = include_str!("../../../../configs/quickstart.toml");
+const PRESET_PATH: &str = "configs/quickstart.toml";
+
+/// The seed of the hints that are measured on; the run's own seed draws those that it is trained on.
+const NEW_HINTS_SEED: u64 = 1 << 32;
+
+/// Denoising steps of a picture that is measured: half of the usual, since shapes are simple.
+const N_STEPS: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not 0");
+/// Pictures drawn at once.
+const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 
 pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
     let out = &args.out;
     let is_empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
     if out.exists() && !is_empty(out) {
         return Err(UsageError::DemoFolderNotEmpty { path: out.clone() }.into());
     }
     let plan = plan(out, args.steps)?;
-    generate_circles(
-        &Circles { count: args.count, side: plan.data.transform.side, seed: plan.seed },
-        &plan.data.dir,
-    )?;
-    tracing::info!("drew {} pairs of circles: {}", args.count, plan.data.dir.display());
-    init_base::tiny(plan.seed, &plan.model.base)?;
-    tracing::info!(
-        "made a tiny base model of random weights, so its pictures will be noise: {}",
-        plan.model.base.display()
-    );
+    let new_hints = draw_data(args, &plan)?;
+    let device = backend::device();
+    init_base(BasePreset::Tiny, &plan.model.base, &device)?;
+    tracing::info!("wrote the tiny base model: {}", plan.model.base.display());
 
-    let trained = plan.output_dir.clone();
-    let hint = plan.validation.pairs.first().map(|pair| pair.image.clone()).unwrap_or_default();
-    let base = plan.model.base.clone();
-    Trainer::new(plan, &backend::device())?.run(progress::observer(output).as_mut())?;
+    let (base, trained) = (plan.model.base.clone(), plan.output_dir.clone());
+    let mut trainer = Trainer::new(plan, &device)?;
+    let exam = Exam { new_hints, n_samples: args.num_samples, device };
+    let before = exam.sit(&trainer)?;
+
+    let mut observer = progress::observer(output);
+    let title = "Circles on the tiny base".to_owned();
+    let mut reporter = Reporter::new(&trainer, title, &exam.device, observer.as_mut())?;
+    let mut watcher = Watcher { inner: &mut reporter, took_hold: None };
+    trainer.run(&mut watcher)?;
+    let took_hold = watcher.took_hold;
+
+    let after = exam.sit(&trainer)?;
+    let report = trained.join("report.html");
+    let seconds = start.elapsed().as_secs_f64();
+    conclude(&before, &after, took_hold, seconds);
     let program = std::env::current_exe().unwrap_or_else(|_| "pyrograph".into());
+    tracing::info!("the report: {}", report.display());
     tracing::info!(
-        "look at {}, and draw with what was trained:\n  {} generate --base {} --controlnet {} --control-image {} \
+        "draw with what was trained:\n  {} generate --base {} --controlnet {} --control-image {} \
          --prompt \"red circle with blue background\" --output picture.png",
-        trained.join("validation").display(),
         program.display(),
         base.display(),
         trained.display(),
-        hint.display(),
+        out.join("new-hints/train/conditioning_images/00000.png").display(),
     );
+    if args.json {
+        let line = json!({
+            "iou_before": before.iou,
+            "iou_after": after.iou,
+            "colour_accuracy": after.color_accuracy,
+            "hint_took_hold_step": took_hold,
+            "seconds": seconds,
+            "report": report,
+        });
+        writeln!(std::io::stdout().lock(), "{line}")?;
+    }
     Ok(())
 }
 
+/// Draws the pairs to train on, and others to measure on.
+fn draw_data(args: &DemoArgs, plan: &TrainPlan) -> anyhow::Result<Dataset> {
+    let side = plan.data.transform.side;
+    let circles = |count, seed| Circles { count, side, palette: Palette::Distinct, seed };
+    generate_circles(&circles(args.count, plan.seed), &plan.data.dir)?;
+    if args.withhold_hint {
+        let hints = plan.data.dir.join("train/conditioning_images");
+        let black = RgbImage::new(side.pixels(), side.pixels());
+        for hint in fs::read_dir(&hints).with_context(|| hints.display().to_string())? {
+            save_png(&black, &hint?.path())?;
+        }
+    }
+    tracing::info!("drew {} pairs of circles: {}", args.count, plan.data.dir.display());
+    let new_hints = args.out.join("new-hints");
+    generate_circles(&circles(args.num_samples, NEW_HINTS_SEED), &new_hints)?;
+    Ok(Dataset::open(&new_hints, &Columns::default())?)
+}
+
+fn conclude(before: &Marks, after: &Marks, took_hold: Option<u64>, seconds: f64) {
+    let when = match took_hold {
+        Some(step) => format!("the hint took hold at step {step}"),
+        None => "the hint has not taken hold yet".to_owned(),
+    };
+    tracing::info!(
+        "in {seconds:.0} s the ControlNet went from {:.2} to {:.2} (overlap of drawn and asked circles, 1 is best): {when}; \
+         both colours are right in {:.0} % of the pictures",
+        before.iou,
+        after.iou,
+        100.0 * after.color_accuracy,
+    );
+}
+
+/// New hints and prompts, to measure what was learned.
+struct Exam {
+    new_hints: Dataset,
+    n_samples: NonZeroUsize,
+    device: Device,
+}
+
+struct Marks {
+    iou: f64,
+    color_accuracy: f64,
+}
+
+impl Exam {
+    fn sit(&self, trainer: &Trainer) -> anyhow::Result<Marks> {
+        let plan = trainer.plan();
+        let options = FidelityOptions {
+            kind: HintKind::Outline,
+            n_samples: self.n_samples,
+            batch_size: BATCH_SIZE,
+            n_steps: N_STEPS,
+            guidance_scale: plan.validation.guidance_scale,
+            conditioning_scale: 1.0,
+            sampler: SamplerKind::Ddim,
+            seed: plan.seed,
+            side: plan.data.transform.side,
+        };
+        let (bundle, controlnet) = (trainer.bundle(), trainer.controlnet());
+        let fidelity =
+            measure_fidelity(bundle, controlnet, &self.new_hints, &options, &self.device, &mut |_, _| {})?;
+        let FidelityScores::Outline { mean_iou, color_accuracy, .. } = fidelity.scores else {
+            unreachable!("the demo's hints are outlines");
+        };
+        Ok(Marks { iou: mean_iou, color_accuracy })
+    }
+}
+
+/// Remembers when the hint took hold.
+struct Watcher<'a> {
+    inner: &'a mut dyn Observer,
+    took_hold: Option<u64>,
+}
+
+impl Observer for Watcher<'_> {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        if let Event::TookHold { step } = event {
+            self.took_hold = Some(*step);
+        }
+        self.inner.observe(event)
+    }
+}
+
 /// The preset with its folders inside `out`.
-fn plan(out: &Path, steps: Option<std::num::NonZeroU64>) -> anyhow::Result<TrainPlan> {
-    let mut config =
-        TrainConfig::parse(PRESET, Path::new("configs/circles-tiny.toml")).context("the embedded preset")?;
-    let inside = |path: &mut std::path::PathBuf| *path = out.join(&path);
+fn plan(out: &Path, steps: Option<NonZeroU64>) -> anyhow::Result<TrainPlan> {
+    let mut config = TrainConfig::parse(PRESET, Path::new(PRESET_PATH)).context("the embedded preset")?;
+    let inside = |path: &mut PathBuf| *path = out.join(&path);
     config.model.pretrained_model_name_or_path.iter_mut().for_each(inside);
     config.data.train_data_dir.iter_mut().for_each(inside);
-    config.validation.validation_image.iter_mut().for_each(inside);
     inside(&mut config.run.output_dir);
     config.schedule.max_train_steps = steps.or(config.schedule.max_train_steps);
     Ok(TrainPlan::try_from(config)?)
@@ -69,7 +187,7 @@ mod tests {
     #[test]
     fn everything_the_demo_reads_or_writes_is_in_its_folder() {
         let plan = plan(Path::new("here"), None).expect("the embedded preset is valid");
-        let paths = [plan.model.base, plan.data.dir, plan.output_dir, plan.validation.pairs[0].image.clone()];
+        let paths = [plan.model.base, plan.data.dir, plan.output_dir];
         assert!(paths.iter().all(|path| path.starts_with("here")), "{paths:?}");
     }
 }

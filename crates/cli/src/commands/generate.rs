@@ -23,7 +23,10 @@ pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let request = Request {
         prompts: vec![args.prompt.clone()],
         negative_prompt: args.negative_prompt.clone(),
-        hints: Tensor::from_data(TensorData::new(hint_unit, [1, 3, height as usize, width as usize]), &device),
+        hints: Tensor::from_data(
+            TensorData::new(hint_unit, [1, 3, height as usize, width as usize]),
+            &device,
+        ),
         n_steps: args.num_inference_steps.get(),
         guidance_scale: args.guidance_scale,
         conditioning_scale: args.controlnet_conditioning_scale,

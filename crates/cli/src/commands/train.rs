@@ -1,10 +1,12 @@
 //! `pyrograph train`.
 
 use std::io::Write;
+use std::path::Path;
 
 use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
 
 use crate::args::{OutputArgs, TrainArgs, UsageError};
+use crate::run_report::Reporter;
 use crate::{backend, progress};
 
 pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()> {
@@ -17,9 +19,19 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()>
         std::io::stdout().lock().write_all(text.as_bytes())?;
         return Ok(());
     }
+    let (data, base) = (name(&plan.data.dir), name(&plan.model.base));
+    let device = backend::device();
+    let mut trainer = Trainer::new(plan, &device)?;
     let mut observer = progress::observer(output);
-    Trainer::new(plan, &backend::device())?.run(observer.as_mut())?;
+    let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
+    trainer.run(&mut reporter)?;
     Ok(())
+}
+
+/// A folder's own name.
+fn name(folder: &Path) -> String {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    absolute.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Refuses what the reference would look up on the Hub, while the flag is still known.

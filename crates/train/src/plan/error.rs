@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pyrograph_data::DataError;
 
+use crate::config::ReportTo;
 use crate::lr::LrScheduler;
 
 /// What is wrong with a config. Where the reference has a message for it, it is that message.
@@ -47,6 +48,12 @@ pub enum PlanError {
     /// No base model.
     #[error("the following arguments are required: --pretrained_model_name_or_path")]
     NoBaseModel,
+    /// Hint channels for a ControlNet that has its own.
+    #[error("`--conditioning_embedding_out_channels` is for a new ControlNet, but `{}` is given", path.display())]
+    HintChannelsOfTrained {
+        /// The ControlNet's folder.
+        path: PathBuf,
+    },
     /// No data set.
     #[error("specify either `--dataset_name` or `--train_data_dir`")]
     NoDataSource,
@@ -116,6 +123,12 @@ pub enum PlanError {
     /// The name of no schedule.
     #[error("unknown learning-rate schedule `{name}`, expected {}", LrScheduler::ALL.map(LrScheduler::name).join(", "))]
     UnknownLrScheduler {
+        /// The name given.
+        name: String,
+    },
+    /// The name of no tracker.
+    #[error("unknown tracker `{name}`, expected {}", ReportTo::ALL.map(ReportTo::name).join(", "))]
+    UnknownTracker {
         /// The name given.
         name: String,
     },

@@ -21,7 +21,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, evaluation, run } =
+        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, evaluation, report, run } =
             config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
@@ -45,6 +45,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
             checkpoint,
             validation,
             evaluation,
+            report,
             output_dir,
             seed,
             log_every,
@@ -56,13 +57,18 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
     let ModelSection {
         pretrained_model_name_or_path,
         controlnet_model_name_or_path,
+        conditioning_embedding_out_channels: hint_channels,
         tokenizer_name,
         variant,
     } = section;
+    let controlnet = match (controlnet_model_name_or_path, hint_channels) {
+        (None, hint_channels) => ControlNetSource::FromUnet { hint_channels },
+        (Some(path), None) => ControlNetSource::Folder(path),
+        (Some(path), Some(_)) => return Err(PlanError::HintChannelsOfTrained { path }),
+    };
     Ok(ModelPlan {
         base: pretrained_model_name_or_path.ok_or(PlanError::NoBaseModel)?,
-        controlnet: controlnet_model_name_or_path
-            .map_or(ControlNetSource::FromUnet, ControlNetSource::Folder),
+        controlnet,
         tokenizer: tokenizer_name,
         variant,
     })
@@ -228,16 +234,18 @@ impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
         let TrainPlan { model, data, optimizer, length, checkpoint, .. } = plan;
-        let TrainPlan { validation, evaluation, output_dir, seed, log_every, .. } = plan;
+        let TrainPlan { validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
+        let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
+            ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
+            ControlNetSource::Folder(path) => (Some(path), None),
+        };
         let (validation_image, validation_prompt) =
             validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
         Self {
             model: ModelSection {
                 pretrained_model_name_or_path: Some(model.base),
-                controlnet_model_name_or_path: match model.controlnet {
-                    ControlNetSource::FromUnet => None,
-                    ControlNetSource::Folder(path) => Some(path),
-                },
+                controlnet_model_name_or_path,
+                conditioning_embedding_out_channels,
                 tokenizer_name: model.tokenizer,
                 variant: model.variant,
             },
@@ -287,6 +295,7 @@ impl From<TrainPlan> for TrainConfig {
                 num_eval_samples: evaluation.map_or(0, |evaluation| evaluation.n_samples.get()),
                 eval_steps: evaluation.map(|evaluation| evaluation.every_steps),
             },
+            report,
             run: RunSection { output_dir, seed, log_every },
         }
     }
