@@ -130,7 +130,11 @@ fn a_loss_that_is_no_number_ends_the_run_as_failed() {
     assert!(finished.stderr.contains("\nhint: resume from the last checkpoint"), "{}", finished.stderr);
 
     desk.run(&format!("{train} --log_every=9 --checkpointing_steps=4"));
-    assert_eq!(names(&desk.path("out")), ["logs", "metrics.jsonl"], "no checkpoint of such a run is kept");
+    assert_eq!(
+        names(&desk.path("out")),
+        ["logs", "metrics.jsonl", "report.html"],
+        "no checkpoint of such a run is kept"
+    );
 }
 
 #[test]

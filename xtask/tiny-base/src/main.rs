@@ -89,13 +89,21 @@ impl Work {
     /// The second cycle, which goes on from the end of the first.
     fn open_polish(&self) -> Result<Training<Denoiser>> {
         let first = self.open_denoiser()?;
-        ensure!(first.is_complete(), "UNet and text encoder are not trained yet; do so first, with the same flags");
+        ensure!(
+            first.is_complete(),
+            "UNet and text encoder are not trained yet; do so first, with the same flags"
+        );
         let autodiff = self.device.clone().autodiff();
         Training::open(&self.folder("unet-polish"), self.args.polish_recipe(), first.model, &autodiff)
     }
 
     /// Trains one of the cycles, which begins after `first_step` steps of another.
-    fn train_denoiser(&self, mut training: Training<Denoiser>, recipe: Recipe, first_step: u64) -> Result<bool> {
+    fn train_denoiser(
+        &self,
+        mut training: Training<Denoiser>,
+        recipe: Recipe,
+        first_step: u64,
+    ) -> Result<bool> {
         if training.is_complete() {
             return Ok(true);
         }
