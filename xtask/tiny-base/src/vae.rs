@@ -210,7 +210,7 @@ pub(crate) fn write(vae: &AutoencoderKl, config: &VaeConfig, out: &Path) -> Resu
     Ok(())
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`fn@write`] has written.
 pub(crate) fn open(dir: &Path, device: &Device) -> Result<(AutoencoderKl, VaeConfig)> {
     let json: VaeJson = read_config(dir, "config.json").context("train the VAE first")?;
     let config = VaeConfig::try_from(json)?;
