@@ -3,6 +3,7 @@
 //! Everything that can be used without a terminal lives in the library crates; this one chooses the
 //! backend and talks to the user.
 
+mod allocator;
 mod args;
 pub mod backend;
 mod commands;
@@ -32,6 +33,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     log_to_stderr(&cli.output);
+    allocator::keep_freed_memory();
     let result = match &cli.command {
         Command::Train(args) => commands::train(args, &cli.output),
         Command::Generate(args) => commands::generate(args),

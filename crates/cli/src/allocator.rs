@@ -1,0 +1,20 @@
+//! How the C library's allocator treats what a training step frees.
+
+/// Keeps freed memory for the next step.
+///
+/// By default each large tensor is a mapping of its own, given back when it is freed; the next step then pays a page
+/// fault for every 4 KiB of it again, a tenth of the time of a small model. Tensors of 64 MiB and more still are.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn keep_freed_memory() {
+    const MIB: libc::c_int = 1 << 20;
+    // SAFETY: `mallopt` sets numbers of the allocator under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 * MIB);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 * MIB);
+    }
+}
+
+/// Other allocators are left as they are.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn keep_freed_memory() {}
