@@ -2,6 +2,15 @@
 
 use burn::tensor::Device;
 
+/// The name of the backend that [`device`] is of.
+pub const NAME: &str = if cfg!(feature = "cuda") {
+    "cuda"
+} else if cfg!(feature = "wgpu") {
+    "wgpu"
+} else {
+    "cpu"
+};
+
 /// The device this binary was built for: CUDA before wgpu before the CPU.
 ///
 /// The choice is made by Cargo features, never by the environment, so that the same binary does the

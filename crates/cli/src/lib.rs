@@ -42,6 +42,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::InitBase(args) => commands::init_base(args),
         Command::Data(args) => commands::data(args),
         Command::Demo(args) => commands::demo(args, &cli.output),
+        Command::Bench(args) => commands::bench(args),
     };
     match result {
         Ok(()) => Outcome::Done.into(),

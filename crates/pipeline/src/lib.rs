@@ -6,6 +6,7 @@ mod error;
 mod generate;
 mod init_base;
 mod noise;
+mod random;
 mod tiny;
 
 pub use bundle::{Bundle, BundleOptions, load_controlnet, save_controlnet};

@@ -14,6 +14,7 @@ use pyrograph_unet::{ControlNet, Residuals};
 
 use crate::encode::Encoder;
 use crate::events::{Evaluation, TimestepBin, ZeroConv};
+use crate::loss::Frozen;
 use crate::{TrainError, TrainPlan};
 
 /// Parts of equal length into which the timesteps are cut; each sample is evaluated once in each.
@@ -55,13 +56,6 @@ pub(crate) struct Evaluator {
     batch_size: usize,
     transform: Transform,
     seed: u64,
-}
-
-/// The frozen half of the computation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Frozen<'a> {
-    pub(crate) bundle: &'a Bundle,
-    pub(crate) schedule: &'a NoiseSchedule,
 }
 
 impl Evaluator {

@@ -4,6 +4,7 @@
 //! tells an [`Observer`]. Read `trainer.rs` first: it is the loop, and calls everything else in order.
 
 mod batch;
+mod bench;
 mod best;
 mod checkpoint;
 mod config;
@@ -14,14 +15,17 @@ mod events;
 mod fidelity;
 mod loss;
 mod lr;
+mod memory;
 mod metrics;
 mod optim;
 mod plan;
+mod stopwatch;
 mod took_hold;
 mod trainer;
 mod validate;
 mod window;
 
+pub use bench::Measurement;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{
     CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, ReportSection,
@@ -37,4 +41,5 @@ pub use plan::{
     CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan, PlanError,
     ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
+pub use stopwatch::PhaseSeconds;
 pub use trainer::Trainer;

@@ -8,6 +8,14 @@ use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
 use pyrograph_unet::ControlNet;
 
 use crate::batch::Batch;
+use crate::stopwatch::{Phase, Stopwatch};
+
+/// The frozen half of the computation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frozen<'a> {
+    pub bundle: &'a Bundle,
+    pub schedule: &'a NoiseSchedule,
+}
 
 /// Which random numbers a micro-batch draws.
 #[derive(Debug, Clone, Copy)]
@@ -29,11 +37,11 @@ pub(crate) struct Draw {
 /// Source: diffusers `examples/controlnet/train_controlnet.py` (0.42); Zhang et al. 2023, eq. 5.
 #[must_use]
 pub(crate) fn control_loss(
-    bundle: &Bundle,
-    schedule: &NoiseSchedule,
+    Frozen { bundle, schedule }: Frozen<'_>,
     controlnet: &ControlNet,
     batch: &Batch,
     draw: Draw,
+    stopwatch: &mut Stopwatch,
 ) -> Tensor<1> {
     let posterior = DiagonalGaussian::from_moments(batch.moments.clone());
     let sample = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
@@ -44,11 +52,15 @@ pub(crate) fn control_loss(
 
     #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
     let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
+    stopwatch.lap(Phase::Encode);
     let encoded = bundle.unet.encode(noisy_latents.clone(), &times, &batch.context);
+    stopwatch.lap(Phase::Unet);
     let residuals = controlnet.forward(noisy_latents, &times, &batch.context, batch.hint.clone());
+    stopwatch.lap(Phase::ControlNet);
     let prediction = bundle.unet.decode(encoded, &batch.context, Some(residuals));
-
-    mse(prediction, schedule.target(latents, noise, &timesteps))
+    let loss = mse(prediction, schedule.target(latents, noise, &timesteps));
+    stopwatch.lap(Phase::Unet);
+    loss
 }
 
 /// Mean squared error over all elements, in f32.

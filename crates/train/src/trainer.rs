@@ -9,21 +9,23 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::prelude::*;
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions};
+use pyrograph_data::{BatchOrder, Dataset, HostBatch, Loader, LoaderOptions};
 use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
-use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet, save_controlnet};
+use pyrograph_pipeline::{Bundle, BundleOptions, PipelineError, load_controlnet, save_controlnet};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 
 use crate::batch::{Batch, CaptionDraw};
 use crate::best::Best;
 use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapshot};
 use crate::encode::Encoder;
-use crate::evaluate::{EvaluationSet, Evaluator, Frozen};
+use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
-use crate::loss::{Draw, control_loss};
+use crate::loss::{Draw, Frozen, control_loss};
+use crate::memory;
 use crate::metrics::MetricsFile;
 use crate::optim::{AdamW, Gradients};
 use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
+use crate::stopwatch::{Phase, Stopwatch};
 use crate::took_hold::Finding;
 use crate::validate::Validator;
 use crate::window::Window;
@@ -67,6 +69,20 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`] for anything that is missing or does not fit, before the first step.
     pub fn new(plan: TrainPlan, device: &Device) -> Result<Self, TrainError> {
+        let bundle = |device: &Device| Bundle::open(&plan.model.base, &base_options(&plan), device);
+        Self::with_bundle(plan.clone(), bundle, device)
+    }
+
+    /// Loads everything the plan names but the base model, which comes from `bundle`, called when all smaller things
+    /// are found to be there.
+    ///
+    /// # Errors
+    /// [`TrainError`] for anything that is missing or does not fit, before the first step.
+    pub fn with_bundle(
+        plan: TrainPlan,
+        bundle: impl FnOnce(&Device) -> Result<Bundle, PipelineError>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
         let dataset = Dataset::open(&plan.data.dir, &plan.data.columns).map_err(TrainError::Data)?;
         let dataset = match plan.data.max_samples {
@@ -83,8 +99,7 @@ impl Trainer {
             ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
         };
 
-        let bundle =
-            Bundle::open(&plan.model.base, &base_options(&plan), &device).map_err(TrainError::Pipeline)?;
+        let bundle = bundle(&device).map_err(TrainError::Pipeline)?;
         let schedule = ScheduleConfig::try_from(&bundle.scheduler)
             .and_then(|config| NoiseSchedule::new(&config))
             .map_err(TrainError::Schedule)?;
@@ -132,6 +147,17 @@ impl Trainer {
         &self.controlnet
     }
 
+    /// What the ControlNet was made from.
+    #[must_use]
+    pub fn controlnet_config(&self) -> &ControlNetConfig {
+        &self.controlnet_config
+    }
+
+    /// The device without autodiff.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The frozen base model.
     #[must_use]
     pub fn bundle(&self) -> &Bundle {
@@ -158,11 +184,11 @@ impl Trainer {
         }
 
         let mut loader = self.loader()?;
-        let mut window = Window::new();
+        let (mut window, mut stopwatch) = (Window::new(), Stopwatch::at_rest());
         while self.step() < total_steps {
             let lr = self.plan.optimizer.learning_rate_at(self.step(), total_steps);
             let epoch = self.position.cursor.epoch;
-            let grad_norm = self.optimizer_step(&mut loader, lr, &mut window)?;
+            let grad_norm = self.optimizer_step(&mut loader, lr, &mut window, &mut stopwatch)?;
             let step = self.step();
             let is_last = step == total_steps;
             let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
@@ -182,7 +208,7 @@ impl Trainer {
                     lr,
                     grad_norm,
                     images_per_second,
-                    memory_bytes: memory_stats::memory_stats().map(|memory| memory.physical_mem as u64),
+                    memory_bytes: memory::current_bytes(),
                     seconds: self.seconds(),
                 }))?;
             }
@@ -210,11 +236,12 @@ impl Trainer {
     ///
     /// The last group of an epoch may be short; its gradients are divided by the full number all the same, as the
     /// references do.
-    fn optimizer_step(
+    pub(crate) fn optimizer_step(
         &mut self,
         loader: &mut Loader,
         lr: f64,
         window: &mut Window,
+        stopwatch: &mut Stopwatch,
     ) -> Result<Option<Tensor<1>>, TrainError> {
         let accumulation = self.plan.optimizer.accumulation_steps.get();
         let mut sum: Option<Gradients> = None;
@@ -222,7 +249,8 @@ impl Trainer {
             let host = loader.next_batch().map_err(TrainError::Data)?;
             let cursor_after = host.cursor_after;
             let n_images = host.ids.len();
-            let loss = self.micro_batch_loss(host);
+            stopwatch.lap(Phase::Data);
+            let loss = self.micro_batch_loss(host, stopwatch);
             #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
             let backward = (loss.clone() / accumulation as f64).backward();
             let gradients = Gradients::take(&self.controlnet, backward);
@@ -231,6 +259,7 @@ impl Trainer {
                 None => gradients,
             });
             window.add(loss.inner(), n_images);
+            stopwatch.lap(Phase::Backward);
             self.position.micro_step += 1;
             self.position.cursor = cursor_after;
             if cursor_after.batch == 0 {
@@ -241,15 +270,17 @@ impl Trainer {
         let (clipped, norm) = gradients.clipped(self.plan.optimizer.max_grad_norm);
         self.controlnet = self.optimizer.step(self.controlnet.clone(), clipped, lr);
         self.position.optimizer_step = self.optimizer.steps();
+        stopwatch.lap(Phase::Optimizer);
         Ok(norm)
     }
 
-    fn micro_batch_loss(&mut self, host: pyrograph_data::HostBatch) -> Tensor<1> {
+    fn micro_batch_loss(&mut self, host: HostBatch, stopwatch: &mut Stopwatch) -> Tensor<1> {
         let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
         let captions =
             CaptionDraw { seed, micro_step, empty_probability: self.plan.data.empty_prompt_probability };
         let batch = Batch::new(host, &self.dataset, &self.bundle, &mut self.encoder, &captions);
-        control_loss(&self.bundle, &self.schedule, &self.controlnet, &batch, Draw { seed, micro_step })
+        let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
+        control_loss(frozen, &self.controlnet, &batch, Draw { seed, micro_step }, stopwatch)
     }
 
     /// Evaluates, and tells what that says about the hint; keeps the ControlNet if it is the best so far.
@@ -296,7 +327,7 @@ impl Trainer {
         self.record.seconds + self.since.elapsed().as_secs_f64()
     }
 
-    fn loader(&self) -> Result<Loader, TrainError> {
+    pub(crate) fn loader(&self) -> Result<Loader, TrainError> {
         let options = LoaderOptions {
             seed: self.plan.seed,
             batch_size: self.plan.data.batch_size,

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod diffusers;
 mod error;
+mod flops;
 mod hint;
 mod keys;
 mod resample;
@@ -24,5 +25,6 @@ pub use config::{
 pub use control::{ControlMode, ControlNet, Residuals};
 pub use diffusers::{ControlNetJson, EncoderJson, PerStage, UnetJson};
 pub use error::ConfigError;
+pub use flops::PassSize;
 pub use keys::RENAMES;
 pub use unet::{Encoded, Unet};

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod bench;
 mod choice;
 mod eval;
 mod generate;
@@ -11,6 +12,7 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use reference::UsageError;
@@ -52,6 +54,7 @@ pub(crate) enum Command {
     InitBase(InitBaseArgs),
     Data(DataArgs),
     Demo(DemoArgs),
+    Bench(BenchArgs),
 }
 
 /// How much is said, and how.

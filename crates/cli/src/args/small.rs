@@ -119,6 +119,6 @@ impl From<Colors> for Palette {
     }
 }
 
-fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {
     Ok(Side::try_from(text.parse::<usize>()?)?)
 }

@@ -2,16 +2,14 @@
 
 use std::io::Write;
 
-use pyrograph_data::{Columns, DataError, Dataset, Side, save_png};
+use pyrograph_data::{Columns, Dataset, Side, save_png};
 use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet};
 use pyrograph_train::{Fidelity, FidelityOptions, FidelityScores, TrainError, measure_fidelity};
 
 use super::generate::check_folder;
+use super::trained_side;
 use crate::args::{EvalArgs, LogFormat, OutputArgs};
 use crate::{backend, progress};
-
-/// Latents of a UNet whose config does not say for which it was trained: those of Stable Diffusion 1.x.
-const DEFAULT_SAMPLE_SIZE: usize = 64;
 
 pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let device = backend::device();
@@ -49,12 +47,6 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
     Ok(())
-}
-
-/// The pictures that the base model was trained for.
-fn trained_side(bundle: &Bundle) -> Result<Side, DataError> {
-    let sample_size = bundle.unet_config.sample_size.unwrap_or(DEFAULT_SAMPLE_SIZE);
-    Side::try_from(sample_size * bundle.vae_config.pixels_per_latent())
 }
 
 fn table(fidelity: &Fidelity) -> String {

@@ -1,5 +1,6 @@
 //! What each verb does.
 
+mod bench;
 mod data;
 mod demo;
 mod eval;
@@ -8,6 +9,10 @@ mod init_base;
 mod inspect;
 mod train;
 
+use pyrograph_data::{DataError, Side};
+use pyrograph_pipeline::Bundle;
+
+pub(crate) use bench::bench;
 pub(crate) use data::data;
 pub(crate) use demo::demo;
 pub(crate) use eval::eval;
@@ -15,3 +20,12 @@ pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;
 pub(crate) use train::train;
+
+/// Latents of a UNet whose config does not say for which it was trained: those of Stable Diffusion 1.x.
+const DEFAULT_SAMPLE_SIZE: usize = 64;
+
+/// The pictures that the base model was trained for.
+fn trained_side(bundle: &Bundle) -> Result<Side, DataError> {
+    let sample_size = bundle.unet_config.sample_size.unwrap_or(DEFAULT_SAMPLE_SIZE);
+    Side::try_from(sample_size * bundle.vae_config.pixels_per_latent())
+}

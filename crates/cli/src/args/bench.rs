@@ -1,0 +1,75 @@
+//! Arguments of `bench`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use pyrograph_data::Side;
+
+use super::small::side;
+
+const AFTER_HELP: &str = "\
+It trains on drawn circles, in a folder that is deleted afterwards. The first step, which also encodes and compiles, is told
+by itself; the others wait for the device after each phase, which training does not.
+
+Examples:
+  pyrograph bench --preset tiny --batch-size 16
+  pyrograph bench --preset sd15 --resolution 256 --batch-size 1 --steps 3 --json";
+
+/// Measure how fast training is, where the time of a step goes, and how much memory it takes.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct BenchArgs {
+    /// The base model: `tiny`, the one inside this program; `sd15`, Stable Diffusion 1.5 with random weights; or a
+    /// Stable Diffusion folder in diffusers' layout.
+    #[arg(long, default_value = "tiny", value_name = "tiny|sd15|DIR")]
+    pub(crate) preset: BenchModel,
+    /// Width and height of the pictures in pixels, a multiple of 8 [default: what the base model was trained for].
+    #[arg(long, value_name = "PIXELS", value_parser = side)]
+    pub(crate) resolution: Option<Side>,
+    /// Pictures in a batch.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) batch_size: NonZeroUsize,
+    /// Batches in an optimizer step.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) gradient_accumulation_steps: NonZeroUsize,
+    /// Steps to measure.
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub(crate) steps: NonZeroUsize,
+    /// Tell the numbers as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A base model to measure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BenchModel {
+    Tiny,
+    Sd15,
+    Folder(PathBuf),
+}
+
+impl fmt::Display for BenchModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tiny => f.write_str("tiny"),
+            Self::Sd15 => f.write_str("sd15"),
+            Self::Folder(folder) => folder.display().fmt(f),
+        }
+    }
+}
+
+impl FromStr for BenchModel {
+    type Err = Infallible;
+
+    fn from_str(name: &str) -> Result<Self, Infallible> {
+        Ok(match name {
+            "tiny" => Self::Tiny,
+            "sd15" => Self::Sd15,
+            folder => Self::Folder(folder.into()),
+        })
+    }
+}
