@@ -28,6 +28,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerSection,
     /// How long to train and how the learning rate moves meanwhile.
     pub schedule: ScheduleSection,
+    /// What is traded for less memory.
+    pub memory: MemorySection,
     /// What is kept on the way, and what to continue from.
     pub checkpoint: CheckpointSection,
     /// Pictures made on the way.
@@ -175,6 +177,15 @@ impl Default for ScheduleSection {
             lr_step_rules: None,
         }
     }
+}
+
+/// `[memory]`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySection {
+    /// Keep only the input of each block of the ControlNet and of the UNet's decoder, and run the block a second time
+    /// in the backward pass. Default: false.
+    pub gradient_checkpointing: bool,
 }
 
 /// `[checkpoint]`

@@ -28,7 +28,7 @@ mod window;
 pub use bench::Measurement;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{
-    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, ReportSection,
+    CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection, OptimizerSection, ReportSection,
     ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
 pub use error::TrainError;

@@ -8,6 +8,7 @@ use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
 use pyrograph_unet::ControlNet;
 
 use crate::batch::Batch;
+use crate::optim::Gradients;
 use crate::stopwatch::{Phase, Stopwatch};
 
 /// The frozen half of the computation.
@@ -26,23 +27,30 @@ pub(crate) struct Draw {
     pub micro_step: u64,
 }
 
-/// The loss of one micro-batch: noise its latents, predict with the ControlNet, compare with the target.
+/// How a micro-batch's loss and gradients are computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LossOptions {
+    /// The loss counts so many times in the gradients: one over the number of micro-batches of an update.
+    pub weight: f64,
+    /// Keep only the input of each block.
+    pub checkpointing: bool,
+}
+
+/// The loss of one micro-batch, `[1]` and without autodiff, and its gradients: noise the latents, predict with the
+/// ControlNet, compare with the target.
 ///
 /// Only the ControlNet and the UNet's decoder run with autodiff: the residuals join after the encoder, so nothing
 /// before them depends on a trainable weight.
 ///
-/// # Shapes
-/// - output: `[1]`
-///
 /// Source: diffusers `examples/controlnet/train_controlnet.py` (0.42); Zhang et al. 2023, eq. 5.
-#[must_use]
-pub(crate) fn control_loss(
+pub(crate) fn control_gradients(
     Frozen { bundle, schedule }: Frozen<'_>,
     controlnet: &ControlNet,
     batch: &Batch,
     draw: Draw,
+    options: LossOptions,
     stopwatch: &mut Stopwatch,
-) -> Tensor<1> {
+) -> (Tensor<1>, Gradients) {
     let posterior = DiagonalGaussian::from_moments(batch.moments.clone());
     let sample = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
     let latents = bundle.vae.scale(sample);
@@ -55,12 +63,35 @@ pub(crate) fn control_loss(
     stopwatch.lap(Phase::Encode);
     let encoded = bundle.unet.encode(noisy_latents.clone(), &times, &batch.context);
     stopwatch.lap(Phase::Unet);
-    let residuals = controlnet.forward(noisy_latents, &times, &batch.context, batch.hint.clone());
-    stopwatch.lap(Phase::ControlNet);
-    let prediction = bundle.unet.decode(encoded, &batch.context, Some(residuals));
-    let loss = mse(prediction, schedule.target(latents, noise, &timesteps));
-    stopwatch.lap(Phase::Unet);
-    loss
+    let (context, hint) = (&batch.context, batch.hint.clone());
+    let target = schedule.target(latents, noise, &timesteps);
+    if options.checkpointing {
+        let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, context, hint);
+        stopwatch.lap(Phase::ControlNet);
+        let loss = |prediction| mse(prediction, target) * options.weight;
+        let (loss, towards_residuals) = bundle.unet.decode_checkpointed(encoded, context, residuals, loss);
+        stopwatch.lap(Phase::Unet);
+        let mut gradients = None;
+        tape.backward(controlnet, towards_residuals, &mut |backward| {
+            accumulate(&mut gradients, Gradients::take(controlnet, backward));
+        });
+        (loss / options.weight, gradients.expect("a ControlNet has blocks"))
+    } else {
+        let residuals = controlnet.forward(noisy_latents, &times, context, hint);
+        stopwatch.lap(Phase::ControlNet);
+        let loss = mse(bundle.unet.decode(encoded, context, Some(residuals)), target);
+        stopwatch.lap(Phase::Unet);
+        let backward = (loss.clone() * options.weight).backward();
+        (loss.inner(), Gradients::take(controlnet, backward))
+    }
+}
+
+/// Adds to a sum of gradients.
+pub(crate) fn accumulate(sum: &mut Option<Gradients>, gradients: Gradients) {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum.plus(gradients),
+        None => gradients,
+    });
 }
 
 /// Mean squared error over all elements, in f32.

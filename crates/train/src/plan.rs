@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use pyrograph_data::{Columns, Transform};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ReportSection, TrainConfig};
+use crate::config::{MemorySection, ReportSection, TrainConfig};
 use crate::lr::LrSchedule;
 use crate::optim::AdamWConfig;
 
@@ -33,6 +33,8 @@ pub struct TrainPlan {
     pub optimizer: OptimizerPlan,
     /// How long to train.
     pub length: Length,
+    /// What is traded for less memory.
+    pub memory: MemorySection,
     /// What is kept on the way, and what to continue from.
     pub checkpoint: CheckpointPlan,
     /// Pictures made on the way.

@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapsh
 use crate::encode::Encoder;
 use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
-use crate::loss::{Draw, Frozen, control_loss};
+use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients};
 use crate::memory;
 use crate::metrics::MetricsFile;
 use crate::optim::{AdamW, Gradients};
@@ -244,21 +244,15 @@ impl Trainer {
         stopwatch: &mut Stopwatch,
     ) -> Result<Option<Tensor<1>>, TrainError> {
         let accumulation = self.plan.optimizer.accumulation_steps.get();
-        let mut sum: Option<Gradients> = None;
+        let mut sum = None;
         for _ in 0..accumulation {
             let host = loader.next_batch().map_err(TrainError::Data)?;
             let cursor_after = host.cursor_after;
             let n_images = host.ids.len();
             stopwatch.lap(Phase::Data);
-            let loss = self.micro_batch_loss(host, stopwatch);
-            #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
-            let backward = (loss.clone() / accumulation as f64).backward();
-            let gradients = Gradients::take(&self.controlnet, backward);
-            sum = Some(match sum {
-                Some(sum) => sum.plus(gradients),
-                None => gradients,
-            });
-            window.add(loss.inner(), n_images);
+            let (loss, gradients) = self.micro_batch(host, stopwatch);
+            accumulate(&mut sum, gradients);
+            window.add(loss, n_images);
             stopwatch.lap(Phase::Backward);
             self.position.micro_step += 1;
             self.position.cursor = cursor_after;
@@ -274,13 +268,19 @@ impl Trainer {
         Ok(norm)
     }
 
-    fn micro_batch_loss(&mut self, host: HostBatch, stopwatch: &mut Stopwatch) -> Tensor<1> {
+    /// Loss and gradients of one micro-batch.
+    fn micro_batch(&mut self, host: HostBatch, stopwatch: &mut Stopwatch) -> (Tensor<1>, Gradients) {
         let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
         let captions =
             CaptionDraw { seed, micro_step, empty_probability: self.plan.data.empty_prompt_probability };
         let batch = Batch::new(host, &self.dataset, &self.bundle, &mut self.encoder, &captions);
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        control_loss(frozen, &self.controlnet, &batch, Draw { seed, micro_step }, stopwatch)
+        #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
+        let options = LossOptions {
+            weight: 1.0 / self.plan.optimizer.accumulation_steps.get() as f64,
+            checkpointing: self.plan.memory.gradient_checkpointing,
+        };
+        control_gradients(frozen, &self.controlnet, &batch, Draw { seed, micro_step }, options, stopwatch)
     }
 
     /// Evaluates, and tells what that says about the hint; keeps the ControlNet if it is the best so far.

@@ -38,19 +38,19 @@ pub enum ControlMode {
 #[derive(Module, Debug)]
 pub struct ControlNet {
     conv_in: Conv2d,
-    time_embedding: TimestepEmbedding,
+    pub(crate) time_embedding: TimestepEmbedding,
     controlnet_cond_embedding: HintEmbedding,
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) mid_block: MidBlock,
     controlnet_down_blocks: Vec<Conv2d>,
     controlnet_mid_block: Conv2d,
     #[module(skip)]
-    time: TimeConfig,
+    pub(crate) time: TimeConfig,
     #[module(skip)]
     channel_order: ChannelOrder,
     #[module(skip)]
     pooling: Pooling,
-    sinusoidal_dim: usize,
+    pub(crate) sinusoidal_dim: usize,
 }
 
 /// Makes a convolution the zero map, before its weights are ever allocated.
@@ -166,20 +166,36 @@ impl ControlNet {
         let device = noisy_latents.device();
         let time =
             self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
-        let mut features = conv2d(&self.conv_in, noisy_latents) + hint_embedding;
-        let mut skips = vec![features.clone()];
-        for block in &self.down_blocks {
-            features = block.forward(features, &time, context, &mut skips);
+        let mut features = self.input(noisy_latents, hint_embedding);
+        let mut down = vec![self.residual(0, features.clone())];
+        for (block_idx, step_idx) in self.down_steps() {
+            features = self.down_blocks[block_idx].step(step_idx, features, &time, context);
+            down.push(self.residual(down.len(), features.clone()));
         }
-        let mid = self.mid_block.forward(features, &time, context);
-        Residuals {
-            down: skips
-                .into_iter()
-                .zip(&self.controlnet_down_blocks)
-                .map(|(skip, zero_conv)| self.pool(conv2d(zero_conv, skip)))
-                .collect(),
-            mid: self.pool(conv2d(&self.controlnet_mid_block, mid)),
-        }
+        Residuals { down, mid: self.mid_residual(self.mid_block.forward(features, &time, context)) }
+    }
+
+    /// What the first block is given.
+    pub(crate) fn input(&self, noisy_latents: Tensor<4>, hint_embedding: Tensor<4>) -> Tensor<4> {
+        conv2d(&self.conv_in, noisy_latents) + hint_embedding
+    }
+
+    /// The steps of all down blocks in order: block and step in it.
+    pub(crate) fn down_steps(&self) -> Vec<(usize, usize)> {
+        let steps = |(block_idx, block): (usize, &DownBlock)| {
+            (0..block.n_steps()).map(move |step_idx| (block_idx, step_idx))
+        };
+        self.down_blocks.iter().enumerate().flat_map(steps).collect()
+    }
+
+    /// The residual of a skip connection, counted from the input's.
+    pub(crate) fn residual(&self, skip_idx: usize, features: Tensor<4>) -> Tensor<4> {
+        self.pool(conv2d(&self.controlnet_down_blocks[skip_idx], features))
+    }
+
+    /// The residual of the middle block.
+    pub(crate) fn mid_residual(&self, features: Tensor<4>) -> Tensor<4> {
+        self.pool(conv2d(&self.controlnet_mid_block, features))
     }
 
     /// The mode in which this ControlNet runs when asked for `mode`: one that pools its residuals always guesses.

@@ -5,6 +5,7 @@
 //! Weights are loaded by whoever composes the models; [`RENAMES`] says how a module's paths are spelt in
 //! diffusers' files.
 
+mod checkpoint;
 mod config;
 mod control;
 mod diffusers;
@@ -19,6 +20,7 @@ mod time;
 mod transformer;
 mod unet;
 
+pub use checkpoint::ControlTape;
 pub use config::{
     ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TimeConfig, UnetConfig,
 };

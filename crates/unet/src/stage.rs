@@ -48,26 +48,28 @@ impl DownBlock {
         config.stages.iter().enumerate().map(block).collect()
     }
 
-    /// Runs the block and appends every feature map that a skip connection takes.
-    pub(crate) fn forward(
+    /// Number of steps, each of which makes one skip.
+    pub(crate) fn n_steps(&self) -> usize {
+        self.resnets.len() + self.downsamplers.as_ref().map_or(0, Vec::len)
+    }
+
+    /// A residual block with its transformer or, after those, the downsampler.
+    pub(crate) fn step(
         &self,
-        mut features: Tensor<4>,
+        step_idx: usize,
+        features: Tensor<4>,
         time: &Tensor<2>,
         context: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (idx, resnet) in self.resnets.iter().enumerate() {
-            features = resnet.forward(features, time.clone());
-            if let Some(attentions) = &self.attentions {
-                features = attentions[idx].forward(features, context);
-            }
-            skips.push(features.clone());
+        let Some(resnet) = self.resnets.get(step_idx) else {
+            let downsamplers = self.downsamplers.as_ref().expect("a step after the residual blocks'");
+            return downsamplers[step_idx - self.resnets.len()].forward(features);
+        };
+        let features = resnet.forward(features, time.clone());
+        match &self.attentions {
+            Some(attentions) => attentions[step_idx].forward(features, context),
+            None => features,
         }
-        for downsampler in self.downsamplers.iter().flatten() {
-            features = downsampler.forward(features);
-            skips.push(features.clone());
-        }
-        features
     }
 }
 
@@ -131,25 +133,36 @@ impl UpBlock {
         stages.iter().enumerate().rev().map(block).collect()
     }
 
-    /// Runs the block, taking its skips from the end of the list.
-    pub(crate) fn forward(
+    /// Number of steps, each of which takes one skip.
+    pub(crate) fn n_steps(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// A residual block over the features and a skip, with its transformer.
+    pub(crate) fn step(
         &self,
-        mut features: Tensor<4>,
+        step_idx: usize,
+        features: Tensor<4>,
+        skip: Tensor<4>,
         time: &Tensor<2>,
         context: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (idx, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().expect("one skip per residual block, by construction of both halves");
-            features = resnet.forward(Tensor::cat(vec![features, skip], 1), time.clone());
-            if let Some(attentions) = &self.attentions {
-                features = attentions[idx].forward(features, context);
-            }
+        let features =
+            self.resnets[step_idx].forward(Tensor::cat(vec![features, skip], 1), time.clone());
+        match &self.attentions {
+            Some(attentions) => attentions[step_idx].forward(features, context),
+            None => features,
         }
-        for upsampler in self.upsamplers.iter().flatten() {
-            let [_, _, height, width] = skips.last().expect("finer levels still have skips").dims();
-            features = upsampler.forward(features, [height, width]);
-        }
-        features
+    }
+
+    /// Whether a finer level follows.
+    pub(crate) fn upsamples(&self) -> bool {
+        self.upsamplers.as_ref().is_some_and(|upsamplers| !upsamplers.is_empty())
+    }
+
+    /// Brings the features to the size of the finer level, if one follows.
+    pub(crate) fn upsample(&self, features: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+        let upsamplers = self.upsamplers.iter().flatten();
+        upsamplers.fold(features, |features, upsampler| upsampler.forward(features, size))
     }
 }

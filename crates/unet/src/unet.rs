@@ -22,9 +22,9 @@ pub struct Unet {
     pub(crate) time_embedding: TimestepEmbedding,
     pub(crate) down_blocks: Vec<DownBlock>,
     pub(crate) mid_block: MidBlock,
-    up_blocks: Vec<UpBlock>,
-    conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(crate) up_blocks: Vec<UpBlock>,
+    pub(crate) conv_norm_out: GroupNorm,
+    pub(crate) conv_out: Conv2d,
     #[module(skip)]
     time: TimeConfig,
     sinusoidal_dim: usize,
@@ -37,7 +37,7 @@ pub struct Encoded {
     pub skips: Vec<Tensor<4>>,
     /// The middle block's output, `[batch, channels, height, width]`.
     pub mid: Tensor<4>,
-    time: Tensor<2>,
+    pub(crate) time: Tensor<2>,
 }
 
 impl Unet {
@@ -72,7 +72,10 @@ impl Unet {
         let mut features = conv2d(&self.conv_in, noisy_latents);
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {
-            features = block.forward(features, &time, context, &mut skips);
+            for step_idx in 0..block.n_steps() {
+                features = block.step(step_idx, features, &time, context);
+                skips.push(features.clone());
+            }
         }
         let mid = self.mid_block.forward(features, &time, context);
         Encoded { skips, mid, time }
@@ -95,7 +98,13 @@ impl Unet {
             features = features + residuals.mid;
         }
         for block in &self.up_blocks {
-            features = block.forward(features, &time, context, &mut skips);
+            for step_idx in 0..block.n_steps() {
+                let skip = skips.pop().expect("one skip per residual block, by construction of both halves");
+                features = block.step(step_idx, features, skip, &time, context);
+            }
+            if let Some(skip) = skips.last() {
+                features = block.upsample(features, size(skip));
+            }
         }
         conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, features))
     }
@@ -117,4 +126,10 @@ impl Unet {
     ) -> Tensor<4> {
         self.decode(self.encode(noisy_latents, timesteps, context), context, residuals)
     }
+}
+
+/// Height and width.
+pub(crate) fn size(features: &Tensor<4>) -> [usize; 2] {
+    let [_, _, height, width] = features.dims();
+    [height, width]
 }

@@ -36,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// Batches in an optimizer step.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) gradient_accumulation_steps: NonZeroUsize,
+    /// Keep only the input of each block, and run the block a second time in the backward pass.
+    #[arg(long)]
+    pub(crate) gradient_checkpointing: bool,
     /// Steps to measure.
     #[arg(long, value_name = "N", default_value = "5")]
     pub(crate) steps: NonZeroUsize,

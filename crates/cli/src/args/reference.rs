@@ -67,9 +67,6 @@ fn is_hub_name(name: &str) -> bool {
 pub(crate) struct ReferenceArgs {
     /// No effect.
     #[arg(long, hide_short_help = true)]
-    gradient_checkpointing: bool,
-    /// No effect.
-    #[arg(long, hide_short_help = true)]
     enable_xformers_memory_efficient_attention: bool,
     /// No effect.
     #[arg(long, hide_short_help = true)]
@@ -141,7 +138,6 @@ impl ReferenceArgs {
     fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let local = "models and data are local folders";
         [
-            (self.gradient_checkpointing, "gradient_checkpointing", "no activations are recomputed"),
             (
                 self.enable_xformers_memory_efficient_attention,
                 "enable_xformers_memory_efficient_attention",

@@ -124,6 +124,9 @@ struct OptimizerArgs {
     /// Micro-batches per update [default: 1].
     #[arg(long, value_name = "N")]
     gradient_accumulation_steps: Option<NonZeroUsize>,
+    /// Keep only the input of each block, and run the block a second time in the backward pass: less memory, more time.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    gradient_checkpointing: Option<bool>,
     /// AdamW's decay of the mean of the gradients [default: 0.9].
     #[arg(long, value_name = "B1")]
     adam_beta1: Option<f64>,
@@ -323,6 +326,7 @@ impl DataArgs {
 
 impl OptimizerArgs {
     fn apply(&self, config: &mut TrainConfig) {
+        set(&mut config.memory.gradient_checkpointing, &self.gradient_checkpointing);
         let optimizer = &mut config.optimizer;
         set(&mut optimizer.learning_rate, &self.learning_rate);
         set(&mut optimizer.scale_lr, &self.scale_lr);
@@ -426,6 +430,7 @@ mod tests {
         assert_eq!(config.optimizer.learning_rate, 1e-5);
         assert_eq!(config.optimizer.gradient_accumulation_steps.get(), 4);
         assert_eq!(config.data.train_batch_size.get(), 1);
+        assert!(config.memory.gradient_checkpointing);
         assert_eq!(config.validation.validation_image, [PathBuf::from("a.png"), PathBuf::from("b.png")]);
         assert_eq!(config.validation.validation_prompt[1], "cyan circle with brown floral background");
     }

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_train::{
-    DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
+    DataSection, EvaluationSection, Measurement, MemorySection, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
     TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
@@ -61,6 +61,7 @@ fn plan(args: &BenchArgs, side: Side, scratch: &Path) -> anyhow::Result<TrainPla
             gradient_accumulation_steps: args.gradient_accumulation_steps,
             ..OptimizerSection::default()
         },
+        memory: MemorySection { gradient_checkpointing: args.gradient_checkpointing },
         validation: ValidationSection { num_validation_samples: 0, ..ValidationSection::default() },
         evaluation: EvaluationSection { num_eval_samples: 0, ..EvaluationSection::default() },
         run: RunSection { output_dir: scratch.join("out"), ..RunSection::default() },
@@ -119,6 +120,7 @@ fn json(args: &BenchArgs, side: Side, measurement: &Measurement) -> String {
         "backend": backend::NAME,
         "resolution": side.get(),
         "batch_size": args.batch_size,
+        "gradient_checkpointing": args.gradient_checkpointing,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "step_seconds": rates.step_seconds,
         "images_per_second": rates.images_per_second,

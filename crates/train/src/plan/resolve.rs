@@ -21,8 +21,8 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, optimizer, schedule, checkpoint, validation, evaluation, report, run } =
-            config;
+        let TrainConfig { model, data, optimizer, schedule, memory, checkpoint, .. } = config;
+        let TrainConfig { validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
         require_share_of_empty_prompts(&data)?;
@@ -42,6 +42,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
             data,
             optimizer,
             length,
+            memory,
             checkpoint,
             validation,
             evaluation,
@@ -233,7 +234,7 @@ fn evaluation_plan(
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, optimizer, length, checkpoint, .. } = plan;
+        let TrainPlan { model, data, optimizer, length, memory, checkpoint, .. } = plan;
         let TrainPlan { validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
         let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
@@ -273,6 +274,7 @@ impl From<TrainPlan> for TrainConfig {
                 adam_epsilon: optimizer.adamw.epsilon,
                 max_grad_norm: optimizer.max_grad_norm,
             },
+            memory,
             checkpoint: CheckpointSection {
                 checkpointing_steps: checkpoint.every_steps,
                 checkpoints_total_limit: checkpoint.total_limit,

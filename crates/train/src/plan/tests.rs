@@ -174,6 +174,7 @@ fn a_plan_written_as_toml_is_the_same_plan_again() {
     check(|_| {});
     check(|config| {
         config.optimizer.scale_lr = true;
+        config.memory.gradient_checkpointing = true;
         config.schedule.lr_scheduler = LrScheduler::Polynomial;
         config.schedule.lr_power = 2.0;
         config.schedule.max_train_steps = NonZeroU64::new(9);
