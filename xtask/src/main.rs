@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "only libraries are forbidden to read the environment")]
 
+mod bench;
 mod check;
 mod ci;
 mod dist;
@@ -47,6 +48,8 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// How fast training is: `cargo xtask bench -- --preset sd15 --resolution 256`.
+    Bench(bench::BenchArgs),
     /// The rustdoc of all crates, without warnings.
     Doc,
     /// The README's first command, in an empty folder.
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Tidy => tidy::tidy(),
         Verb::Test { backend } => test::test(backend),
         Verb::Parity { seed } => parity::parity(seed),
+        Verb::Bench(args) => bench::bench(&args),
         Verb::Doc => doc::doc(),
         Verb::Smoke => smoke::smoke(),
         Verb::TinyBase { args } => {
