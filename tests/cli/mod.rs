@@ -29,10 +29,14 @@ use tempfile::TempDir;
 const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32 \
                      --num_validation_samples=0";
 
-/// The program: that of this build, or `PYROGRAPH_BIN` on a machine without it.
-pub(crate) fn program() -> Command {
+/// The program in a folder: that of this build, or `PYROGRAPH_BIN` on a machine without it. Its cache is there, too, and
+/// not in the user's home.
+pub(crate) fn program(folder: &Path) -> Command {
     let built = env!("CARGO_BIN_EXE_pyrograph-under-test");
-    Command::new(std::env::var_os("PYROGRAPH_BIN").unwrap_or_else(|| OsString::from(built)))
+    let mut command =
+        Command::new(std::env::var_os("PYROGRAPH_BIN").unwrap_or_else(|| OsString::from(built)));
+    command.current_dir(folder).env("XDG_CACHE_HOME", folder.join("caches")).stdin(Stdio::null());
+    command
 }
 
 /// A user's folder: a tiny base model in `base`, a ControlNet of it in `controlnet` with its `hint.png` and
@@ -79,8 +83,8 @@ impl Desk {
 
     /// The command in this folder, for a line of words without quotes.
     fn command(&self, line: &str) -> Command {
-        let mut command = program();
-        command.current_dir(&self.path).args(line.split_whitespace()).stdin(Stdio::null());
+        let mut command = program(&self.path);
+        command.args(line.split_whitespace());
         command
     }
 
@@ -123,7 +127,7 @@ impl Desk {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());

@@ -8,7 +8,6 @@ mod scale;
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use crate::cli::program;
 
@@ -126,6 +125,6 @@ fn run(page: &str) -> Result<(), String> {
 }
 
 fn finish(folder: &Path, arguments: &[String]) -> Result<(), String> {
-    let output = program().current_dir(folder).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let output = program(folder).args(arguments).output().unwrap();
     output.status.success().then_some(()).ok_or_else(|| String::from_utf8(output.stderr).unwrap())
 }

@@ -1,5 +1,6 @@
 //! Training runs on a tiny base model: what a step does, and that a resumed run continues bit for bit.
 
+mod cache;
 mod evaluate;
 mod resume;
 mod step;

@@ -136,7 +136,7 @@ fn evaluated(evaluation: &Evaluation) -> String {
 /// Source: diffusers 0.42.1, `examples/controlnet/train_controlnet.py`.
 fn started(banner: &Banner) -> String {
     let Banner { n_examples, batches_per_epoch, n_epochs, batch_size, accumulation, .. } = banner;
-    let Banner { total_steps, resumed_at, n_parameters, .. } = banner;
+    let Banner { total_steps, resumed_at, n_parameters, cache, .. } = banner;
     let total_batch = batch_size * accumulation;
     let mut text = format!(
         "***** Running training *****\n\
@@ -147,7 +147,8 @@ fn started(banner: &Banner) -> String {
          \x20 Total train batch size (w. parallel, distributed & accumulation) = {total_batch}\n\
          \x20 Gradient Accumulation steps = {accumulation}\n\
          \x20 Total optimization steps = {total_steps}\n\
-         \x20 Trainable parameters = {n_parameters}"
+         \x20 Trainable parameters = {n_parameters}\n\
+         \x20 Cache of latents and prompt embeddings = {cache}"
     );
     if *resumed_at > 0 {
         text += &format!("\n  Resumed at step = {resumed_at}");
@@ -169,6 +170,7 @@ mod tests {
             total_steps: 6,
             resumed_at,
             n_parameters: 99,
+            cache: "memory".to_owned(),
         })
     }
 

@@ -1,12 +1,13 @@
 //! Files to 8-bit RGB images, whatever they are and however damaged.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use image::error::{LimitError, LimitErrorKind};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits, RgbImage};
 
 use crate::error::DataError;
 
@@ -24,35 +25,89 @@ const MAX_IMAGE_BYTES: u64 = 512 << 20;
 /// # Errors
 /// An unreadable, damaged or foreign file, and one that is larger than 32,768 px or 512 MiB.
 pub fn decode_rgb8(path: &Path) -> Result<RgbImage, DataError> {
-    let unreadable = |source| DataError::Read { path: path.to_owned(), source };
-    // Opening a pipe would block for ever.
-    if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err(DataError::MissingFile { path: path.to_owned() });
+    ImageFile::read(path)?.decode()
+}
+
+/// An image as it is in its file.
+pub(crate) struct ImageFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl ImageFile {
+    /// Reads a file of at most 512 MiB.
+    pub(crate) fn read(path: &Path) -> Result<Self, DataError> {
+        let unreadable = |source| DataError::Read { path: path.to_owned(), source };
+        // Opening a pipe would block for ever.
+        if !path.metadata().map_err(unreadable)?.is_file() {
+            return Err(DataError::MissingFile { path: path.to_owned() });
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        let n_read = file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if n_read as u64 > MAX_IMAGE_BYTES {
+            let source = ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory));
+            return Err(DataError::Decode { path: path.to_owned(), source });
+        }
+        Ok(Self { path: path.to_owned(), bytes })
     }
-    let file = BufReader::new(File::open(path).map_err(unreadable)?);
-    match catch_unwind(AssertUnwindSafe(|| decode(file))) {
-        Ok(Ok(image)) => Ok(image),
-        Ok(Err(source)) => Err(DataError::Decode { path: path.to_owned(), source }),
-        Err(panic) => {
-            Err(DataError::DecoderPanicked { path: path.to_owned(), message: panic_message(&*panic) })
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// As [`decode_rgb8`].
+    pub(crate) fn decode(&self) -> Result<RgbImage, DataError> {
+        self.guarded(|decoder, orientation| {
+            let mut image = DynamicImage::from_decoder(decoder)?;
+            image.apply_orientation(orientation);
+            Ok(image.into_rgb8())
+        })
+    }
+
+    /// Width and height of what [`Self::decode`] gives, from the file's header alone.
+    pub(crate) fn dimensions(&self) -> Result<(u32, u32), DataError> {
+        self.guarded(|decoder, orientation| {
+            let (width, height) = decoder.dimensions();
+            Ok(match orientation {
+                Orientation::Rotate90
+                | Orientation::Rotate270
+                | Orientation::Rotate90FlipH
+                | Orientation::Rotate270FlipH => (height, width),
+                _ => (width, height),
+            })
+        })
+    }
+
+    fn guarded<T>(
+        &self,
+        use_decoder: impl FnOnce(Decoder<'_>, Orientation) -> ImageResult<T>,
+    ) -> Result<T, DataError> {
+        let path = || self.path.clone();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut decoder = decoder(&self.bytes)?;
+            // A damaged EXIF block says nothing about the pixels.
+            let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+            use_decoder(decoder, orientation)
+        }));
+        match result {
+            Ok(result) => result.map_err(|source| DataError::Decode { path: path(), source }),
+            Err(panic) => Err(DataError::DecoderPanicked { path: path(), message: panic_message(&*panic) }),
         }
     }
 }
 
-fn decode(file: BufReader<File>) -> ImageResult<RgbImage> {
+type Decoder<'a> = Box<dyn ImageDecoder + 'a>;
+
+fn decoder(bytes: &[u8]) -> ImageResult<Decoder<'_>> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_IMAGE_SIDE);
     limits.max_image_height = Some(MAX_IMAGE_SIDE);
     limits.max_alloc = Some(MAX_IMAGE_BYTES);
 
-    let mut reader = ImageReader::new(file).with_guessed_format()?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     reader.limits(limits);
-    let mut decoder = reader.into_decoder()?;
-    // A damaged EXIF block says nothing about the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(Box::new(reader.into_decoder()?))
 }
 
 /// The text that a panic was raised with.
@@ -125,6 +180,26 @@ mod tests {
             matches!(&error, DataError::Decode { source: image::ImageError::Limits(_), .. }),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn the_header_tells_the_dimensions_of_the_decoded_image() {
+        // A JPEG of 5x3 px whose EXIF says that it is to be turned by 90 degrees.
+        let (_dir, path) = saved(RgbImage::new(5, 3));
+        let mut jpeg = Cursor::new(Vec::new());
+        let image = DynamicImage::from(RgbImage::new(5, 3));
+        image.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let mut exif =
+            b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0".to_vec();
+        exif.extend([0; 4]);
+        let turned = path.with_file_name("turned.jpg");
+        let jpeg = jpeg.into_inner();
+        std::fs::write(&turned, [&jpeg[..2], &exif, &jpeg[2..]].concat()).unwrap();
+        for (path, expected) in [(path, (5, 3)), (turned, (3, 5))] {
+            let file = ImageFile::read(&path).unwrap();
+            assert_eq!(file.decode().unwrap().dimensions(), expected);
+            assert_eq!(file.dimensions().unwrap(), expected);
+        }
     }
 
     fn crc32(bytes: &[u8]) -> u32 {

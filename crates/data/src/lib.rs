@@ -11,16 +11,18 @@
 //!
 //! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
 //! let transform = Transform { side: Side::try_from(512)?, interpolation: Interpolation::Bilinear };
-//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform };
+//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, encoded: None };
 //! let mut loader = Loader::new(dataset, options, Cursor::default())?;
 //! let batch = loader.next_batch()?;
-//! assert_eq!(batch.image_signed.len(), 3 * 512 * 512);
+//! assert_eq!(batch.hint_unit.len(), 3 * 512 * 512);
 //! # Ok::<(), pyrograph_data::DataError>(())
 //! ```
 
+mod cache;
 mod circles;
 pub mod colors;
 mod decode;
+mod encoded;
 mod error;
 mod fidelity;
 mod grid;
@@ -40,9 +42,11 @@ pub use image::RgbImage;
 pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
 pub use crate::transform::{Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference};
 pub use crate::{
+    cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
     circles::{Circles, generate_circles},
     colors::{Color, Palette},
     decode::decode_rgb8,
+    encoded::{EncodedImages, LoadedSample, Target},
     error::{DataError, PathFault},
     fidelity::{
         ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, canny, colors_right, edge_fidelity, enclosed,

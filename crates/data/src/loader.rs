@@ -8,13 +8,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::decode::panic_message;
+use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::order::{BatchOrder, Cursor};
 use crate::source::Dataset;
 use crate::transform::{Side, Transform};
 
 /// How batches are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LoaderOptions {
     /// Decides the order of every epoch.
     pub seed: u64,
@@ -26,13 +27,15 @@ pub struct LoaderOptions {
     pub prefetch: usize,
     /// What is done to each pair of images.
     pub transform: Transform,
+    /// Target images that need not be decoded, because they were encoded before.
+    pub encoded: Option<EncodedImages>,
 }
 
 /// One batch in plain memory, `[batch, channels, height, width]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
-    /// Target images in [-1, 1], `[batch, 3, side, side]`.
-    pub image_signed: Vec<f32>,
+    /// Target images, or what was encoded from them.
+    pub targets: Vec<Target>,
     /// Hints in [0, 1], `[batch, 3, side, side]`.
     pub hint_unit: Vec<f32>,
     /// Places of the samples in the data set.
@@ -73,8 +76,13 @@ impl Loader {
         let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size);
         order.check(start)?;
         let is_stopped = Arc::new(AtomicBool::new(false));
-        let maker =
-            BatchMaker { dataset, order, transform: options.transform, is_stopped: Arc::clone(&is_stopped) };
+        let maker = BatchMaker {
+            dataset,
+            order,
+            transform: options.transform,
+            encoded: options.encoded.clone(),
+            is_stopped: Arc::clone(&is_stopped),
+        };
         // Built first and filled step by step, so that a failed start stops the threads already running.
         let mut loader = Self { maker, cursor: start, workers: Vec::new(), next_worker: 0, is_stopped };
         let mut first = start;
@@ -173,6 +181,7 @@ struct BatchMaker {
     dataset: Arc<Dataset>,
     order: BatchOrder,
     transform: Transform,
+    encoded: Option<EncodedImages>,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -182,7 +191,7 @@ impl BatchMaker {
         let side = self.transform.side;
         let n_numbers = samples.len() * 3 * side.get() * side.get();
         let mut batch = HostBatch {
-            image_signed: Vec::with_capacity(n_numbers),
+            targets: Vec::with_capacity(samples.len()),
             hint_unit: Vec::with_capacity(n_numbers),
             ids: Vec::with_capacity(samples.len()),
             samples,
@@ -194,9 +203,9 @@ impl BatchMaker {
                 return Err(DataError::WorkerStopped);
             }
             let sample = &self.dataset.samples()[index];
-            let pixels = self.transform.load(sample)?;
-            batch.image_signed.extend(pixels.image_signed);
-            batch.hint_unit.extend(pixels.hint_unit);
+            let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref())?;
+            batch.targets.push(loaded.target);
+            batch.hint_unit.extend(loaded.hint_unit);
             batch.ids.push(sample.id.clone());
         }
         Ok(batch)
@@ -210,6 +219,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::cache::{Blob, Cache};
     use crate::circles::{Circles, generate_circles};
     use crate::colors::Palette;
     use crate::resize::Interpolation;
@@ -232,6 +242,7 @@ mod tests {
             workers,
             prefetch: 2,
             transform: Transform { side: Side::try_from(8).unwrap(), interpolation: Interpolation::Bilinear },
+            encoded: None,
         }
     }
 
@@ -274,6 +285,22 @@ mod tests {
             assert!(loader.next_batch().is_ok());
             assert_eq!(loader.cursor(), Cursor { epoch: 0, batch: 2 });
         }
+    }
+
+    #[test]
+    fn what_was_encoded_comes_in_place_of_its_image() {
+        let (_dir, dataset) = circles(4);
+        let cache = Arc::new(Cache::new(1 << 20, None));
+        let options =
+            LoaderOptions { encoded: Some(EncodedImages::new(Arc::clone(&cache), [0; 32])), ..options(0) };
+        let mut loader = Loader::new(dataset, options, Cursor::default()).unwrap();
+        let mut epoch = || [loader.next_batch().unwrap(), loader.next_batch().unwrap()];
+        for target in epoch().into_iter().flat_map(|batch| batch.targets) {
+            let Target::Pixels { key: Some(key), .. } = target else { panic!("nothing is kept yet") };
+            cache.get_or_compute(key, || Blob::new(vec![1], vec![1.0]));
+        }
+        let targets = epoch().into_iter().flat_map(|batch| batch.targets);
+        assert!(targets.into_iter().all(|target| matches!(target, Target::Encoded(_))));
     }
 
     #[test]

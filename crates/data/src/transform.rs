@@ -143,16 +143,29 @@ impl Transform {
     /// # Errors
     /// [`DataError::AspectMismatch`] if the two have different shapes, [`DataError::TooElongated`].
     pub fn apply(&self, image: &RgbImage, hint: &RgbImage) -> Result<PixelSample, DataError> {
-        let aspect = |image: &RgbImage| f64::from(image.width()) / f64::from(image.height());
-        if (aspect(image) / aspect(hint) - 1.0).abs() > MAX_ASPECT_DIFFERENCE {
-            return Err(DataError::AspectMismatch { image: image.dimensions(), hint: hint.dimensions() });
-        }
-        let geometry = Geometry::new(image.width(), image.height(), self.side)?;
+        let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
         Ok(PixelSample {
-            image_signed: rgb_to_signed(&geometry.apply(image, self.interpolation)),
-            hint_unit: rgb_to_unit(&geometry.apply(hint, self.interpolation)),
+            image_signed: self.image_signed(geometry, image),
+            hint_unit: self.hint_unit(geometry, hint),
             side: self.side,
         })
+    }
+
+    /// The geometry of an image and its hint, from their widths and heights.
+    pub(crate) fn geometry(&self, image: (u32, u32), hint: (u32, u32)) -> Result<Geometry, DataError> {
+        let aspect = |(width, height): (u32, u32)| f64::from(width) / f64::from(height);
+        if (aspect(image) / aspect(hint) - 1.0).abs() > MAX_ASPECT_DIFFERENCE {
+            return Err(DataError::AspectMismatch { image, hint });
+        }
+        Geometry::new(image.0, image.1, self.side)
+    }
+
+    pub(crate) fn image_signed(&self, geometry: Geometry, image: &RgbImage) -> Vec<f32> {
+        rgb_to_signed(&geometry.apply(image, self.interpolation))
+    }
+
+    pub(crate) fn hint_unit(&self, geometry: Geometry, hint: &RgbImage) -> Vec<f32> {
+        rgb_to_unit(&geometry.apply(hint, self.interpolation))
     }
 }
 

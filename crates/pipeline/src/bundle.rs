@@ -28,6 +28,8 @@ pub struct Bundle {
     pub vae_config: VaeConfig,
     /// The prompt's encoder.
     pub text_encoder: ClipTextModel,
+    /// What the text encoder was made from.
+    pub text_config: ClipTextConfig,
     /// The prompt's tokenizer.
     pub tokenizer: ClipTokenizer,
     /// The noise schedule as its file has it; every sampler takes from it what it knows.
@@ -111,7 +113,7 @@ impl Bundle {
         for (left, right, key, left_value, right_value) in pairs {
             ensure_equal(left, right, key, left_value, right_value)?;
         }
-        Ok(Self { unet, unet_config, vae, vae_config, text_encoder, tokenizer, scheduler })
+        Ok(Self { unet, unet_config, vae, vae_config, text_encoder, text_config, tokenizer, scheduler })
     }
 
     /// Prompt embeddings.

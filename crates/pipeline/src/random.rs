@@ -41,6 +41,7 @@ impl Bundle {
             },
             unet_config,
             vae_config,
+            text_config: text,
         })
     }
 }

@@ -29,7 +29,7 @@ impl Batch {
         host: HostBatch,
         dataset: &Dataset,
         bundle: &Bundle,
-        encoder: &mut Encoder,
+        encoder: &Encoder,
         draw: &CaptionDraw,
     ) -> Self {
         let device = encoder.device().clone();
@@ -40,9 +40,7 @@ impl Batch {
             dataset.samples()[sample_idx].caption(&mut rng, draw.empty_probability)
         });
         let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
-        let images = host.image_signed.chunks_exact(3 * side * side);
-        let moments =
-            host.ids.iter().zip(images).map(|(id, image)| encoder.moments(bundle, id, image, side)).collect();
+        let moments = host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
         Self {
             moments: Tensor::cat(moments, 0),
             hint: Tensor::from_data(TensorData::new(host.hint_unit, [batch_size, 3, side, side]), &device),

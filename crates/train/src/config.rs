@@ -24,6 +24,8 @@ pub struct TrainConfig {
     pub model: ModelSection,
     /// The images and how they are read.
     pub data: DataSection,
+    /// Where what is computed once is kept.
+    pub cache: CacheSection,
     /// How gradients become updates.
     pub optimizer: OptimizerSection,
     /// How long to train and how the learning rate moves meanwhile.
@@ -104,6 +106,52 @@ impl Default for DataSection {
             train_batch_size: const { NonZeroUsize::new(4).expect("4 is not 0") },
             dataloader_num_workers: 2,
         }
+    }
+}
+
+/// `[cache]`, which the reference does not have.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSection {
+    /// Where latents and prompt embeddings are kept. Left out: `disk` if there is a `cache_dir`, else `memory`.
+    pub cache: Option<CacheKind>,
+    /// The folder of `disk`; runs may share it. Left out: none, but the command line gives the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Where latents and prompt embeddings are kept: `--cache`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheKind {
+    /// Nowhere: they are computed at each use, as in the reference.
+    Off,
+    /// In memory, for the run.
+    Memory,
+    /// In a folder, for all runs.
+    Disk,
+}
+
+impl CacheKind {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Memory, Self::Disk];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+impl FromStr for CacheKind {
+    type Err = PlanError;
+
+    fn from_str(name: &str) -> Result<Self, PlanError> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| PlanError::UnknownCache { name: name.to_owned() })
     }
 }
 
@@ -371,12 +419,14 @@ impl TrainConfig {
 }
 
 /// The sections of a preset with their keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 9] {
+fn sections() -> [(&'static str, &'static [&'static str]); 11] {
     [
         ("model", keys::<ModelSection>()),
         ("data", keys::<DataSection>()),
+        ("cache", keys::<CacheSection>()),
         ("optimizer", keys::<OptimizerSection>()),
         ("schedule", keys::<ScheduleSection>()),
+        ("memory", keys::<MemorySection>()),
         ("checkpoint", keys::<CheckpointSection>()),
         ("validation", keys::<ValidationSection>()),
         ("evaluation", keys::<EvaluationSection>()),

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{Dataset, PixelSample, Sample, Transform};
+use pyrograph_data::{Dataset, LoadedSample, Sample, Transform};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
@@ -83,7 +83,7 @@ impl Evaluator {
         &self,
         frozen: Frozen<'_>,
         controlnet: &ControlNet,
-        encoder: &mut Encoder,
+        encoder: &Encoder,
         step: u64,
     ) -> Result<Evaluation, TrainError> {
         let controlnet = controlnet.valid();
@@ -108,25 +108,23 @@ impl Evaluator {
     }
 
     /// Latents, prompts and hints of the samples from `first` on.
-    fn batch(&self, first: usize, bundle: &Bundle, encoder: &mut Encoder) -> Result<EvalBatch, TrainError> {
+    fn batch(&self, first: usize, bundle: &Bundle, encoder: &Encoder) -> Result<EvalBatch, TrainError> {
         let samples = &self.set.samples;
         let batch_size = self.batch_size.min(samples.len() - first);
         let places = with_successor(first, batch_size, samples.len());
-        let load = |&sample_idx: &usize| self.transform.load(&samples[sample_idx]);
-        let pixels: Vec<PixelSample> =
+        let load = |&place: &usize| self.transform.load_unless_encoded(&samples[place], encoder.images());
+        let loaded: Vec<LoadedSample> =
             places.iter().map(load).collect::<Result<_, _>>().map_err(TrainError::Data)?;
+        let (targets, hints): (Vec<_>, Vec<_>) =
+            loaded.into_iter().map(|loaded| (loaded.target, loaded.hint_unit)).unzip();
 
         let side = self.transform.side.get();
         let members = &samples[first..first + batch_size];
-        let moments = members
-            .iter()
-            .zip(&pixels)
-            .map(|(sample, pixels)| encoder.moments(bundle, &sample.id, &pixels.image_signed, side))
-            .collect();
+        let targets = targets.into_iter().take(batch_size);
+        let moments = targets.map(|target| encoder.moments(bundle, target, side)).collect();
         let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
         let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
-        let hints: Vec<f32> = pixels.into_iter().flat_map(|pixels| pixels.hint_unit).collect();
-        let hints = TensorData::new(hints, [batch_size + 1, 3, side, side]);
+        let hints = TensorData::new(hints.concat(), [batch_size + 1, 3, side, side]);
         let hints = Tensor::from_data(hints, encoder.device());
         Ok(EvalBatch {
             ids: members.iter().map(|sample| sample.id.clone()).collect(),

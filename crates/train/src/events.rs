@@ -81,6 +81,8 @@ pub struct Banner {
     pub resumed_at: u64,
     /// Trainable parameters.
     pub n_parameters: usize,
+    /// Where latents and prompt embeddings are kept: `off`, `memory`, or the folder.
+    pub cache: String,
 }
 
 /// The state of a run after an optimizer step.

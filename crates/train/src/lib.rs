@@ -28,9 +28,10 @@ mod window;
 pub use bench::Measurement;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{
-    CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection, OptimizerSection, ReportSection,
-    ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
+    CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection,
+    OptimizerSection, ReportSection, ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
+pub use encode::CacheUse;
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};
 pub use fidelity::{Fidelity, FidelityOptions, FidelityScores, measure_fidelity};
@@ -38,8 +39,8 @@ pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
 pub use optim::{AdamW, AdamWConfig, Gradients};
 pub use plan::{
-    CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan, PlanError,
-    ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
+    CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
+    PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 pub use stopwatch::PhaseSeconds;
 pub use trainer::Trainer;

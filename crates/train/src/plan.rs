@@ -5,6 +5,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ pub struct TrainPlan {
     pub model: ModelPlan,
     /// The images and how they are read.
     pub data: DataPlan,
+    /// Where latents and prompt embeddings are kept.
+    pub cache: CachePlan,
     /// How gradients become updates.
     pub optimizer: OptimizerPlan,
     /// How long to train.
@@ -95,6 +98,27 @@ pub struct DataPlan {
     pub batch_size: NonZeroUsize,
     /// Threads that decode images; 0 decodes between two steps.
     pub workers: usize,
+}
+
+/// Where latents and prompt embeddings are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlan {
+    /// Nowhere: they are computed at each use.
+    Off,
+    /// In memory, for the run.
+    Memory,
+    /// In this folder, for all runs; and in memory, for this one.
+    Disk(PathBuf),
+}
+
+impl fmt::Display for CachePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Memory => f.write_str("memory"),
+            Self::Disk(dir) => dir.display().fmt(f),
+        }
+    }
 }
 
 /// How gradients become updates.

@@ -17,7 +17,7 @@ use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use crate::batch::{Batch, CaptionDraw};
 use crate::best::Best;
 use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapshot};
-use crate::encode::Encoder;
+use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
 use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients};
@@ -30,9 +30,6 @@ use crate::took_hold::Finding;
 use crate::validate::Validator;
 use crate::window::Window;
 use crate::{Observer, TrainError};
-
-/// What is kept of latents and of prompt embeddings, each; what does not fit is encoded again in each epoch.
-const ENCODER_MEMORY_BYTES: usize = 1 << 30;
 
 /// Batches that each worker holds ready.
 const PREFETCH: usize = 2;
@@ -111,7 +108,7 @@ impl Trainer {
         };
         bundle.check_controlnet(&start.controlnet_config).map_err(TrainError::Pipeline)?;
         Ok(Self {
-            encoder: Encoder::new(ENCODER_MEMORY_BYTES, device.clone()),
+            encoder: Encoder::new(&plan.cache, &bundle, device.clone()),
             dataset: Arc::new(dataset),
             controlnet: start.controlnet,
             controlnet_config: start.controlnet_config,
@@ -162,6 +159,12 @@ impl Trainer {
     #[must_use]
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+
+    /// What was found in the cache and what was encoded so far; `None` if there is no cache.
+    #[must_use]
+    pub fn cache_use(&self) -> Option<CacheUse> {
+        self.encoder.cache_use()
     }
 
     /// Trains to the end of the plan, with an evaluation and a validation before the first step and after the last;
@@ -229,7 +232,17 @@ impl Trainer {
         save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir)
             .map_err(TrainError::Pipeline)?;
         self.validate(&output_dir, observer)?;
-        observer.observe(&Event::Finished { step: self.step(), path: output_dir })
+        observer.observe(&Event::Finished { step: self.step(), path: output_dir })?;
+        if let Some(CacheUse { latents, prompts }) = self.cache_use() {
+            tracing::info!(
+                "latents: {} read from the cache, {} encoded; prompts: {} read, {} encoded",
+                latents.read,
+                latents.computed,
+                prompts.read,
+                prompts.computed,
+            );
+        }
+        Ok(())
     }
 
     /// One optimizer step: the micro-batches of one accumulation group, backward, clip, update.
@@ -273,7 +286,7 @@ impl Trainer {
         let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
         let captions =
             CaptionDraw { seed, micro_step, empty_probability: self.plan.data.empty_prompt_probability };
-        let batch = Batch::new(host, &self.dataset, &self.bundle, &mut self.encoder, &captions);
+        let batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &captions);
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
         #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
         let options = LossOptions {
@@ -288,7 +301,7 @@ impl Trainer {
         let Some(evaluator) = &self.evaluator else { return Ok(()) };
         let step = self.step();
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let evaluation = evaluator.run(frozen, &self.controlnet, &mut self.encoder, step)?;
+        let evaluation = evaluator.run(frozen, &self.controlnet, &self.encoder, step)?;
         observer.observe(&Event::Evaluation(evaluation.clone()))?;
         match self.record.took_hold.observe(&evaluation, total_steps) {
             Some(Finding::TookHold(step)) => observer.observe(&Event::TookHold { step })?,
@@ -334,6 +347,7 @@ impl Trainer {
             workers: self.plan.data.workers,
             prefetch: PREFETCH,
             transform: self.plan.data.transform,
+            encoded: self.encoder.images().cloned(),
         };
         Loader::new(Arc::clone(&self.dataset), options, self.position.cursor).map_err(TrainError::Data)
     }
@@ -367,6 +381,7 @@ impl Trainer {
             total_steps,
             resumed_at: self.step(),
             n_parameters: self.controlnet.num_params(),
+            cache: self.plan.cache.to_string(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pyrograph_data::Interpolation;
-use pyrograph_train::{LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
+use pyrograph_train::{CacheKind, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
 use super::choice::choice;
 use super::reference::{ReferenceArgs, UsageError};
@@ -36,6 +36,8 @@ pub(crate) struct TrainArgs {
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     optimizer: OptimizerArgs,
     #[command(flatten)]
@@ -110,6 +112,17 @@ struct DataArgs {
     /// Threads that decode images [default: 2].
     #[arg(long, value_name = "N")]
     dataloader_num_workers: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+struct CacheArgs {
+    /// Where latents and prompt embeddings are kept: nowhere, in memory for this run, or on disk for all [default: disk].
+    #[arg(long, value_parser = choice::<CacheKind>(CacheKind::ALL.map(CacheKind::name)), value_name = "WHERE")]
+    cache: Option<CacheKind>,
+    /// The folder on disk, which runs may share [default: pyrograph in $XDG_CACHE_HOME or ~/.cache].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +291,8 @@ impl TrainArgs {
             self.preset.as_deref().map_or_else(|| Ok(TrainConfig::default()), TrainConfig::read)?;
         self.model.apply(&mut config);
         self.data.apply(&mut config);
+        set_some(&mut config.cache.cache, &self.cache.cache);
+        set_some(&mut config.cache.cache_dir, &self.cache.cache_dir);
         self.optimizer.apply(&mut config);
         self.schedule.apply(&mut config);
         self.checkpoint.apply(&mut config);
@@ -450,6 +465,8 @@ mod tests {
         let mut full = TrainConfig::default();
         full.data.resolution = 64;
         full.data.image_interpolation_mode = Interpolation::Lanczos;
+        full.cache.cache = Some(CacheKind::Memory);
+        full.cache.cache_dir = Some("here".into());
         full.schedule.lr_scheduler = LrScheduler::Cosine;
         full.checkpoint.resume_from_checkpoint = Some("latest".into());
         full.run.seed = 7;

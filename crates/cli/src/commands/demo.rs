@@ -12,7 +12,7 @@ use pyrograph_data::colors::Palette;
 use pyrograph_data::{Circles, Columns, Dataset, HintKind, RgbImage, generate_circles, save_png};
 use pyrograph_pipeline::{BasePreset, SamplerKind, init_base};
 use pyrograph_train::{
-    Event, FidelityOptions, FidelityScores, Observer, TrainConfig, TrainError, TrainPlan, Trainer,
+    CacheKind, Event, FidelityOptions, FidelityScores, Observer, TrainConfig, TrainError, TrainPlan, Trainer,
     measure_fidelity,
 };
 use serde_json::json;
@@ -176,12 +176,16 @@ fn plan(out: &Path, steps: Option<NonZeroU64>) -> anyhow::Result<TrainPlan> {
     config.model.pretrained_model_name_or_path.iter_mut().for_each(inside);
     config.data.train_data_dir.iter_mut().for_each(inside);
     inside(&mut config.run.output_dir);
+    // Nothing is left outside of the folder, and nothing in it is trained on again.
+    config.cache.cache = Some(CacheKind::Memory);
     config.schedule.max_train_steps = steps.or(config.schedule.max_train_steps);
     Ok(TrainPlan::try_from(config)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use pyrograph_train::CachePlan;
+
     use super::*;
 
     #[test]
@@ -189,5 +193,6 @@ mod tests {
         let plan = plan(Path::new("here"), None).expect("the embedded preset is valid");
         let paths = [plan.model.base, plan.data.dir, plan.output_dir];
         assert!(paths.iter().all(|path| path.starts_with("here")), "{paths:?}");
+        assert_eq!(plan.cache, CachePlan::Memory);
     }
 }

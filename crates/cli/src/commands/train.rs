@@ -1,7 +1,7 @@
 //! `pyrograph train`.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
 
@@ -11,7 +11,8 @@ use crate::{backend, progress};
 
 pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()> {
     args.check()?;
-    let config = args.config()?;
+    let mut config = args.config()?;
+    config.cache.cache_dir = config.cache.cache_dir.or_else(user_cache_dir);
     require_folders(&config)?;
     let plan = TrainPlan::try_from(config)?;
     if args.print_config {
@@ -26,6 +27,16 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()>
     let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
     trainer.run(&mut reporter)?;
     Ok(())
+}
+
+/// Where programs of this user keep what they can compute again; `None` if the system does not say.
+///
+/// Source: XDG Base Directory Specification 0.8, which has relative paths ignored.
+#[expect(clippy::disallowed_methods, reason = "the command line may read the environment")]
+fn user_cache_dir() -> Option<PathBuf> {
+    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let usual = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
+    given.or_else(usual).map(|cache| cache.join("pyrograph"))
 }
 
 /// A folder's own name.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pyrograph_data::DataError;
 
-use crate::config::ReportTo;
+use crate::config::{CacheKind, ReportTo};
 use crate::lr::LrScheduler;
 
 /// What is wrong with a config. Where the reference has a message for it, it is that message.
@@ -132,6 +132,15 @@ pub enum PlanError {
         /// The name given.
         name: String,
     },
+    /// The name of no kind of cache.
+    #[error("unknown cache `{name}`, expected {}", CacheKind::ALL.map(CacheKind::name).join(", "))]
+    UnknownCache {
+        /// The name given.
+        name: String,
+    },
+    /// A cache on disk without a folder.
+    #[error("`--cache disk` needs `--cache_dir`: there is no home folder to find the usual place in")]
+    NoCacheDir,
     /// `piecewise_constant` without pieces.
     #[error("`--lr_scheduler piecewise_constant` needs `--lr_step_rules`")]
     NoStepRules,
@@ -180,6 +189,7 @@ impl PlanError {
                 "give both, or neither to see evaluation samples"
             }
             Self::ValidationCounts { .. } => "put a prompt of several words in quotes",
+            Self::NoCacheDir => "give a folder, or `--cache memory`",
             Self::PolynomialEnd { .. } => "raise `--learning_rate`",
             Self::NoStepRules | Self::InvalidStepRules { .. } => {
                 "`1:10,0.1:20,0.005` is the learning rate itself before step 10, a tenth of it before step 20, and \

@@ -6,12 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use pyrograph_data::{Columns, Side, Transform};
 
 use super::{
-    CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan, PlanError,
-    ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
+    CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
+    PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 use crate::config::{
-    CheckpointSection, DataSection, EvaluationSection, ModelSection, OptimizerSection, RunSection,
-    ScheduleSection, TrainConfig, ValidationSection,
+    CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, ModelSection,
+    OptimizerSection, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
 use crate::lr::{LrSchedule, LrScheduler};
 use crate::optim::AdamWConfig;
@@ -21,7 +21,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, optimizer, schedule, memory, checkpoint, .. } = config;
+        let TrainConfig { model, data, cache, optimizer, schedule, memory, checkpoint, .. } = config;
         let TrainConfig { validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
@@ -29,6 +29,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
         let validation = validation_plan(&validation)?;
         let evaluation = evaluation_plan(&evaluation, &validation)?;
         let data = data_plan(data, dir)?;
+        let cache = cache_plan(cache)?;
         let length =
             schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
         let optimizer = optimizer_plan(&optimizer, schedule, batch_size)?;
@@ -40,6 +41,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
         Ok(Self {
             model,
             data,
+            cache,
             optimizer,
             length,
             memory,
@@ -104,6 +106,25 @@ fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> 
         batch_size: section.train_batch_size,
         workers: section.dataloader_num_workers,
     })
+}
+
+fn cache_plan(section: CacheSection) -> Result<CachePlan, PlanError> {
+    let CacheSection { cache, cache_dir } = section;
+    Ok(match (cache, cache_dir) {
+        (Some(CacheKind::Off), _) => CachePlan::Off,
+        (Some(CacheKind::Memory), _) | (None, None) => CachePlan::Memory,
+        (Some(CacheKind::Disk) | None, Some(dir)) => CachePlan::Disk(dir),
+        (Some(CacheKind::Disk), None) => return Err(PlanError::NoCacheDir),
+    })
+}
+
+fn cache_section(plan: CachePlan) -> CacheSection {
+    let (kind, cache_dir) = match plan {
+        CachePlan::Off => (CacheKind::Off, None),
+        CachePlan::Memory => (CacheKind::Memory, None),
+        CachePlan::Disk(dir) => (CacheKind::Disk, Some(dir)),
+    };
+    CacheSection { cache: Some(kind), cache_dir }
 }
 
 fn optimizer_plan(
@@ -234,7 +255,7 @@ fn evaluation_plan(
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, optimizer, length, memory, checkpoint, .. } = plan;
+        let TrainPlan { model, data, cache, optimizer, length, memory, checkpoint, .. } = plan;
         let TrainPlan { validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
         let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
@@ -263,6 +284,7 @@ impl From<TrainPlan> for TrainConfig {
                 train_batch_size: data.batch_size,
                 dataloader_num_workers: data.workers,
             },
+            cache: cache_section(cache),
             schedule: schedule_section(optimizer.lr_schedule, length),
             optimizer: OptimizerSection {
                 learning_rate: optimizer.learning_rate,

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::{CacheKind, CacheSection};
 use crate::lr::LrScheduler;
 
 /// A config with only what is required.
@@ -78,6 +79,7 @@ fn what_cannot_be_run_is_refused_with_the_references_words() {
     check_refused("`--lr_scheduler piecewise_constant` needs", |config| {
         config.schedule.lr_scheduler = LrScheduler::PiecewiseConstant;
     });
+    check_refused("`--cache disk` needs `--cache_dir`", |config| config.cache.cache = Some(CacheKind::Disk));
     check_refused("`--seed` must be below", |config| config.run.seed = u64::MAX);
 }
 
@@ -147,6 +149,19 @@ fn evaluation_comes_with_validation_unless_told_otherwise() {
     assert_eq!(evaluation(0, 2), None);
 }
 
+#[test]
+fn the_cache_is_on_disk_where_there_is_a_folder_for_it_unless_told_otherwise() {
+    let cache = |kind, dir: Option<&str>| {
+        let section = CacheSection { cache: kind, cache_dir: dir.map(PathBuf::from) };
+        plan(|config| config.cache = section).expect("a plan").cache
+    };
+    assert_eq!(cache(None, None), CachePlan::Memory);
+    assert_eq!(cache(None, Some("here")), CachePlan::Disk("here".into()));
+    assert_eq!(cache(Some(CacheKind::Disk), Some("here")), CachePlan::Disk("here".into()));
+    assert_eq!(cache(Some(CacheKind::Memory), Some("here")), CachePlan::Memory);
+    assert_eq!(cache(Some(CacheKind::Off), Some("here")), CachePlan::Off);
+}
+
 /// Asserts what a value of `resume_from_checkpoint` means with the output folder `out`.
 fn check_resume(value: &str, expected: &ResumeFrom) {
     let plan = plan(|config| {
@@ -179,6 +194,7 @@ fn a_plan_written_as_toml_is_the_same_plan_again() {
         config.schedule.lr_power = 2.0;
         config.schedule.max_train_steps = NonZeroU64::new(9);
         config.checkpoint.resume_from_checkpoint = Some("checkpoint-3".into());
+        config.cache.cache_dir = Some("here".into());
         config.run.output_dir = PathBuf::new();
         config.validation.validation_image = vec!["a.png".into()];
         config.validation.validation_prompt = vec!["red".into(), "blue".into()];

@@ -1,0 +1,193 @@
+//! Samples whose target images need not be decoded, because what is encoded from them is in a cache.
+
+use std::sync::Arc;
+
+use crate::cache::{Blob, Cache, CacheKey};
+use crate::decode::{ImageFile, decode_rgb8};
+use crate::error::DataError;
+use crate::source::Sample;
+use crate::transform::Transform;
+
+/// Where that which one encoder makes of target images is kept.
+#[derive(Debug, Clone)]
+pub struct EncodedImages {
+    cache: Arc<Cache>,
+    encoder: [u8; 32],
+}
+
+/// A sample for training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedSample {
+    /// The target image.
+    pub target: Target,
+    /// The conditioning image in [0, 1], `[3, side, side]`.
+    pub hint_unit: Vec<f32>,
+}
+
+/// A target image, or what was encoded from it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// To be encoded.
+    Pixels {
+        /// In [-1, 1], `[3, side, side]`.
+        image_signed: Vec<f32>,
+        /// What to keep the result under, if there is a cache.
+        key: Option<CacheKey>,
+    },
+    /// Found in the cache; the image was not decoded.
+    Encoded(Arc<Blob>),
+}
+
+impl EncodedImages {
+    /// `encoder` is a hash of everything that decides what the encoder makes of pixels.
+    #[must_use]
+    pub fn new(cache: Arc<Cache>, encoder: [u8; 32]) -> Self {
+        Self { cache, encoder }
+    }
+
+    /// The key of an image: its file's bytes, what makes pixels of them, and the encoder.
+    fn key(&self, image: &ImageFile, transform: Transform) -> CacheKey {
+        // A transform that draws (a random crop, a flip) has to put its draw here.
+        let Transform { side, interpolation } = transform;
+        let transform = format!("resize and centre crop, {} px, {}", side.get(), interpolation.name());
+        CacheKey::new("image", &[image.bytes(), transform.as_bytes(), &self.encoder])
+    }
+}
+
+impl Transform {
+    /// As [`Self::load`], but a target image whose encoding is in the cache is not decoded.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_unless_encoded(
+        &self,
+        sample: &Sample,
+        encoded: Option<&EncodedImages>,
+    ) -> Result<LoadedSample, DataError> {
+        self.target_and_hint(sample, encoded)
+            .map_err(|error| DataError::Row { at: sample.origin.clone(), source: Box::new(error) })
+    }
+
+    fn target_and_hint(
+        &self,
+        sample: &Sample,
+        encoded: Option<&EncodedImages>,
+    ) -> Result<LoadedSample, DataError> {
+        let file = ImageFile::read(&sample.image)?;
+        let key = encoded.map(|encoded| encoded.key(&file, *self));
+        if let Some(blob) = encoded.zip(key).and_then(|(encoded, key)| encoded.cache.get(&key)) {
+            let hint = decode_rgb8(&sample.hint)?;
+            let geometry = self.geometry(file.dimensions()?, hint.dimensions())?;
+            return Ok(LoadedSample {
+                target: Target::Encoded(blob),
+                hint_unit: self.hint_unit(geometry, &hint),
+            });
+        }
+        let image = file.decode()?;
+        let hint = decode_rgb8(&sample.hint)?;
+        let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
+        let image_signed = self.image_signed(geometry, &image);
+        Ok(LoadedSample {
+            target: Target::Pixels { image_signed, key },
+            hint_unit: self.hint_unit(geometry, &hint),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::num::NonZeroUsize;
+
+    use image::RgbImage;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::circles::{Circles, generate_circles};
+    use crate::colors::Palette;
+    use crate::resize::Interpolation;
+    use crate::source::{Columns, Dataset};
+    use crate::transform::Side;
+
+    const ENCODER: [u8; 32] = [7; 32];
+
+    fn samples() -> (TempDir, Vec<Sample>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (count, side) = (NonZeroUsize::new(2).unwrap(), Side::try_from(24).unwrap());
+        generate_circles(&Circles { count, side, palette: Palette::Css, seed: 0 }, &dir.path().join("data"))
+            .unwrap();
+        let dataset = Dataset::open(&dir.path().join("data"), &Columns::default()).unwrap();
+        (dir, dataset.samples().to_vec())
+    }
+
+    fn transform(side: usize, interpolation: Interpolation) -> Transform {
+        Transform { side: Side::try_from(side).unwrap(), interpolation }
+    }
+
+    /// Keeps an encoding of a sample's image.
+    fn keep(encoded: &EncodedImages, transform: Transform, sample: &Sample) -> Arc<Blob> {
+        let loaded = transform.load_unless_encoded(sample, Some(encoded)).unwrap();
+        let Target::Pixels { key: Some(key), image_signed } = loaded.target else { panic!("it is there") };
+        encoded.cache.get_or_compute(key, || Blob::new(vec![1], vec![image_signed.iter().sum()]))
+    }
+
+    #[test]
+    fn only_the_same_bytes_transform_and_encoder_find_an_encoding() {
+        let (_dir, samples) = samples();
+        let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
+        let usual = transform(16, Interpolation::Bilinear);
+        let blob = keep(&encoded, usual, &samples[0]);
+        let find = |transform: Transform, encoded: &EncodedImages, sample| match transform
+            .load_unless_encoded(sample, Some(encoded))
+            .unwrap()
+            .target
+        {
+            Target::Encoded(found) => Some(found),
+            Target::Pixels { .. } => None,
+        };
+        assert_eq!(find(usual, &encoded, &samples[0]), Some(Arc::clone(&blob)));
+        assert_eq!(find(usual, &encoded, &samples[1]), None, "another image");
+        assert_eq!(find(transform(8, Interpolation::Bilinear), &encoded, &samples[0]), None, "another side");
+        assert_eq!(find(transform(16, Interpolation::Box), &encoded, &samples[0]), None, "another filter");
+        let other_encoder = EncodedImages { encoder: [8; 32], ..encoded.clone() };
+        assert_eq!(find(usual, &other_encoder, &samples[0]), None, "another encoder");
+
+        fs::copy(&samples[0].image, &samples[1].image).unwrap();
+        assert_eq!(find(usual, &encoded, &samples[1]), Some(blob), "the same image under another name");
+        let other = RgbImage::from_pixel(24, 24, image::Rgb([9, 9, 9]));
+        other.save(&samples[0].image).unwrap();
+        assert_eq!(find(usual, &encoded, &samples[0]), None, "another image under the same name");
+    }
+
+    #[test]
+    fn the_hint_and_the_errors_are_the_same_with_and_without_an_encoding() {
+        let (_dir, samples) = samples();
+        let sample = &samples[0];
+        let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
+        let transform = transform(16, Interpolation::Bilinear);
+        // Not square, so that the crop depends on the image's size.
+        let wide = |path| {
+            RgbImage::from_fn(40, 24, |x, y| {
+                image::Rgb([x, y, 0].map(|level| u8::try_from(level * 6).unwrap()))
+            })
+            .save(path)
+        };
+        wide(&sample.image).unwrap();
+        wide(&sample.hint).unwrap();
+        let pixels = transform.load(sample).unwrap();
+        let loaded = transform.load_unless_encoded(sample, Some(&encoded)).unwrap();
+        let Target::Pixels { image_signed, .. } = loaded.target else { panic!("nothing is kept yet") };
+        assert_eq!((image_signed, loaded.hint_unit), (pixels.image_signed, pixels.hint_unit.clone()));
+        keep(&encoded, transform, sample);
+        let loaded = transform.load_unless_encoded(sample, Some(&encoded)).unwrap();
+        assert!(matches!(loaded.target, Target::Encoded(_)));
+        assert_eq!(loaded.hint_unit, pixels.hint_unit);
+
+        RgbImage::new(24, 24).save(&sample.hint).unwrap();
+        let message = |error: DataError| format!("{error:?}");
+        assert_eq!(
+            message(transform.load_unless_encoded(sample, Some(&encoded)).unwrap_err()),
+            message(transform.load(sample).unwrap_err()),
+        );
+    }
+}
