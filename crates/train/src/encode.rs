@@ -62,15 +62,7 @@ impl Encoder {
         let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));
         let images = EncodedImages::new(Arc::clone(&latents), vae);
         let prompts = Cache::new(MEMORY_BYTES, folder);
-        Self {
-            device,
-            kept: Some(Kept {
-                latents,
-                images,
-                prompts,
-                text_encoder,
-            }),
-        }
+        Self { device, kept: Some(Kept { latents, images, prompts, text_encoder }) }
     }
 
     /// Where it computes.
@@ -88,10 +80,8 @@ impl Encoder {
     /// What was found and what was encoded, if anything is kept.
     #[must_use]
     pub(crate) fn cache_use(&self) -> Option<CacheUse> {
-        let counts = |kept: &Kept| CacheUse {
-            latents: kept.latents.counts(),
-            prompts: kept.prompts.counts(),
-        };
+        let counts =
+            |kept: &Kept| CacheUse { latents: kept.latents.counts(), prompts: kept.prompts.counts() };
         self.kept.as_ref().map(counts)
     }
 
@@ -102,25 +92,13 @@ impl Encoder {
     pub(crate) fn moments(&self, bundle: &Bundle, target: Target, side: usize) -> Tensor<4> {
         let encode = |image_signed| {
             let image = TensorData::new(image_signed, [1, 3, side, side]);
-            bundle
-                .vae
-                .encode(Tensor::from_data(image, &self.device))
-                .moments()
-                .cast(DType::F32)
+            bundle.vae.encode(Tensor::from_data(image, &self.device)).moments().cast(DType::F32)
         };
         match (target, &self.kept) {
             (Target::Encoded(blob), _) => self.tensor(&blob),
-            (
-                Target::Pixels {
-                    image_signed,
-                    key: Some(key),
-                },
-                Some(kept),
-            ) => self.tensor(
-                &kept
-                    .latents
-                    .get_or_compute(key, || blob(encode(image_signed))),
-            ),
+            (Target::Pixels { image_signed, key: Some(key) }, Some(kept)) => {
+                self.tensor(&kept.latents.get_or_compute(key, || blob(encode(image_signed))))
+            }
             (Target::Pixels { image_signed, .. }, _) => encode(image_signed),
         }
     }
@@ -130,39 +108,24 @@ impl Encoder {
     /// # Shapes
     /// - output: `[1, tokens, context_dim]`
     pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> Tensor<3> {
-        let encode = || {
-            bundle
-                .encode_prompts(&[caption], &self.device)
-                .cast(DType::F32)
-        };
+        let encode = || bundle.encode_prompts(&[caption], &self.device).cast(DType::F32);
         let Some(kept) = &self.kept else {
             return encode();
         };
-        let ids: Vec<u8> = bundle
-            .tokenizer
-            .encode(caption)
-            .ids
-            .into_iter()
-            .flat_map(u32::to_le_bytes)
-            .collect();
+        let ids: Vec<u8> =
+            bundle.tokenizer.encode(caption).ids.into_iter().flat_map(u32::to_le_bytes).collect();
         let key = CacheKey::new("prompt", &[&ids, &kept.text_encoder]);
         self.tensor(&kept.prompts.get_or_compute(key, || blob(encode())))
     }
 
     fn tensor<const D: usize>(&self, blob: &Blob) -> Tensor<D> {
-        Tensor::from_data(
-            TensorData::new(blob.values().to_vec(), blob.shape().to_vec()),
-            &self.device,
-        )
+        Tensor::from_data(TensorData::new(blob.values().to_vec(), blob.shape().to_vec()), &self.device)
     }
 }
 
 fn blob<const D: usize>(tensor: Tensor<D>) -> Blob {
     let shape = tensor.dims().to_vec();
-    Blob::new(
-        shape,
-        tensor.try_into_vec_as::<f32>().expect("it was cast to f32"),
-    )
+    Blob::new(shape, tensor.try_into_vec_as::<f32>().expect("it was cast to f32"))
 }
 
 /// A hash of what decides a network's outputs: its config and weights, and the device, since another one rounds
@@ -175,15 +138,12 @@ fn fingerprint<M: Module>(network: &M, config: &impl Debug, device: &Device) -> 
     impl ModuleVisitor for Weights {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
-            self.0
-                .update(format!("{:?} {:?}\n", tensor.dims(), tensor.dtype()).as_bytes());
+            self.0.update(format!("{:?} {:?}\n", tensor.dims(), tensor.dtype()).as_bytes());
             self.0.update_rayon(tensor.into_data().as_bytes());
         }
     }
     let mut weights = Weights(blake3::Hasher::new());
-    weights
-        .0
-        .update(format!("{config:?} {device:?}\n").as_bytes());
+    weights.0.update(format!("{config:?} {device:?}\n").as_bytes());
     network.visit(&mut weights);
     *weights.0.finalize().as_bytes()
 }
@@ -204,11 +164,7 @@ mod tests {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let is_this = self.n_before == 0;
             self.n_before = self.n_before.wrapping_sub(1);
-            if is_this {
-                param.map(|weight| weight + 1e-3)
-            } else {
-                param
-            }
+            if is_this { param.map(|weight| weight + 1e-3) } else { param }
         }
     }
 
