@@ -6,6 +6,7 @@
     reason = "tests are told by variables where cases are, and their helpers fail by panicking"
 )]
 
+mod bench;
 mod cli;
 mod docs;
 mod parity;

@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::flex::conv::tile::{TILE, convolve, correlate, next_vectors};
+use crate::flex::conv::tile::{Factors, TILE, convolve, correlate, next_vectors};
 use crate::flex::math::exp;
 
 /// Queries taken at a time: three of the widest vectors.
@@ -134,12 +134,14 @@ fn multiply<S: Simd>(simd: S, packed: &[f32], source: &[f32], product: &mut [f32
             let n_vectors = next_vectors::<S>((QUERIES - query) / S::F32_LANES);
             let source = (source[query..].as_ptr(), depth, QUERIES, [0].as_slice());
             let product = (product[query..].as_mut_ptr(), QUERIES);
+            let rows = std::array::from_fn(|row| packed[row..].as_ptr());
+            let factors = Factors { rows, channel_stride: TILE, taps: &[0] };
             // SAFETY: the vectors end within the rows of `QUERIES` values, and `packed` is a whole tile.
             unsafe {
                 match n_vectors {
-                    1 => convolve::<S, 1>(simd, source, packed.as_ptr(), product),
-                    2 => convolve::<S, 2>(simd, source, packed.as_ptr(), product),
-                    _ => convolve::<S, 3>(simd, source, packed.as_ptr(), product),
+                    1 => convolve::<S, 1>(simd, source, factors, product, false),
+                    2 => convolve::<S, 2>(simd, source, factors, product, false),
+                    _ => convolve::<S, 3>(simd, source, factors, product, false),
                 }
             }
             query += n_vectors * S::F32_LANES;

@@ -1,37 +1,34 @@
 //! Convolution and its three gradients over slices.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gather::{Band, Gather, Layout};
-use super::tile::{TILE, convolve, correlate, next_vectors};
+use super::tile::{Factors, TILE, convolve, correlate, next_vectors};
 use crate::flex::math::sum;
 use crate::flex::memory::{Shared, with_scratch};
 
-/// The weights that one gather combines its channels and taps with, [`TILE`] output channels side by side.
-struct Packed {
-    values: Vec<f32>,
+/// The weights that one gather combines its channels and taps with, where they are: that of output channel `o`,
+/// channel `c` and tap `t` is `values[o * strides[0] + c * strides[1] + taps[t]]`.
+struct Weights<'a> {
+    values: &'a [f32],
     n_out: usize,
-    tile_len: usize,
+    strides: [usize; 2],
+    taps: Vec<usize>,
 }
 
-impl Packed {
-    /// Packs `weight[out * strides[0] + channel * strides[1] + tap]` for the given taps.
-    fn new(weight: &[f32], [n_out, n_channels]: [usize; 2], strides: [usize; 2], taps: &[usize]) -> Self {
-        let tile_len = n_channels * taps.len() * TILE;
-        let mut values = vec![0.0; n_out.div_ceil(TILE) * tile_len];
-        values.par_chunks_mut(tile_len.max(1)).enumerate().for_each(|(tile, values)| {
-            for row in 0..TILE.min(n_out - tile * TILE) {
-                let mut targets = values[row..].iter_mut().step_by(TILE);
-                for channel in 0..n_channels {
-                    let start = (tile * TILE + row) * strides[0] + channel * strides[1];
-                    for (tap, target) in taps.iter().zip(&mut targets) {
-                        *target = weight[start + tap];
-                    }
-                }
-            }
+impl Weights<'_> {
+    /// The factors of a tile of output channels from a channel on. Rows past the last repeat it; nobody reads their
+    /// sums.
+    #[inline(always)]
+    fn factors(&self, tile: usize, channel: usize) -> Factors<'_> {
+        let rows = std::array::from_fn(|row| {
+            let out = (tile * TILE + row).min(self.n_out - 1);
+            self.values[out * self.strides[0] + channel * self.strides[1]..].as_ptr()
         });
-        Self { values, n_out, tile_len }
+        Factors { rows, channel_stride: self.strides[1], taps: &self.taps }
     }
 }
 
@@ -45,15 +42,19 @@ struct Target<'a> {
     bias: Option<&'a [f32]>,
 }
 
-/// One band of a gather, computed and stored.
+/// Some output channels of one band of a gather, computed and stored.
 struct BandConvolution<'a> {
     gather: &'a Gather<'a>,
     band: &'a Band,
     layout: &'a Layout,
-    weights: &'a Packed,
+    weights: &'a Weights<'a>,
     target: &'a Target<'a>,
+    tiles: Range<usize>,
+    channels_at_once: usize,
     copy: &'a mut [f32],
+    /// `[tiles][TILE][a row of sums]`.
     sums: &'a mut [f32],
+    row_len: usize,
 }
 
 impl WithSimd for BandConvolution<'_> {
@@ -61,36 +62,38 @@ impl WithSimd for BandConvolution<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { gather, band, layout, weights, target, copy, sums } = self;
-        gather.fill(band, layout, copy);
+        let Self { gather, band, layout, weights, target, tiles, channels_at_once, copy, sums, row_len } = self;
         let span = layout.span();
-        let stride = sums.len() / TILE;
-        for (tile, packed) in weights.values.chunks_exact(weights.tile_len).enumerate() {
+        for start in (0..gather.n_channels).step_by(channels_at_once) {
+            let channels = start..(start + channels_at_once).min(gather.n_channels);
+            gather.fill(band, layout, channels.clone(), copy);
             let mut position = 0;
             while position < span {
                 let n_vectors = next_vectors::<S>((span - position).div_ceil(S::F32_LANES));
-                assert!(position + n_vectors * S::F32_LANES <= stride);
-                let source = (
-                    copy[position..].as_ptr(),
-                    gather.n_channels,
-                    layout.channel_stride,
-                    layout.taps.as_slice(),
-                );
-                let row = (sums[position..].as_mut_ptr(), stride);
-                // SAFETY: the copy has slack past its last position, the packed weights are a whole tile,
-                // and the assertion holds the sums within their rows.
-                unsafe {
-                    match n_vectors {
-                        1 => convolve::<S, 1>(simd, source, packed.as_ptr(), row),
-                        2 => convolve::<S, 2>(simd, source, packed.as_ptr(), row),
-                        _ => convolve::<S, 3>(simd, source, packed.as_ptr(), row),
+                assert!(position + n_vectors * S::F32_LANES <= row_len);
+                let taps = layout.taps.as_slice();
+                let source = (copy[position..].as_ptr(), channels.len(), layout.channel_stride, taps);
+                // What these positions read of the copy stays in the innermost cache for all tiles.
+                for (tile, sums) in tiles.clone().zip(sums.chunks_exact_mut(TILE * row_len)) {
+                    let factors = weights.factors(tile, start);
+                    let row = (sums[position..].as_mut_ptr(), row_len);
+                    // SAFETY: the copy has slack past its last position, the factors are within the weights, and the
+                    // assertion holds the sums within their rows.
+                    unsafe {
+                        match n_vectors {
+                            1 => convolve::<S, 1>(simd, source, factors, row, start > 0),
+                            2 => convolve::<S, 2>(simd, source, factors, row, start > 0),
+                            _ => convolve::<S, 3>(simd, source, factors, row, start > 0),
+                        }
                     }
                 }
                 position += n_vectors * S::F32_LANES;
             }
-            for (row, sums) in sums.chunks_exact(stride).take(weights.n_out - tile * TILE).enumerate() {
-                store(gather, band, layout, target, [weights.n_out, tile * TILE + row], sums);
-            }
+        }
+        let first = tiles.start * TILE;
+        let n_rows = (tiles.end * TILE).min(weights.n_out) - first;
+        for (row, sums) in sums.chunks_exact(row_len).take(n_rows).enumerate() {
+            store(gather, band, layout, target, [weights.n_out, first + row], sums);
         }
     }
 }
@@ -129,20 +132,36 @@ fn store(
     }
 }
 
-fn convolve_bands(gather: &Gather<'_>, weights: &Packed, target: &Target<'_>) {
-    gather.bands().par_iter().for_each(|band| {
+/// Parts that a convolution is cut into if it can be: some for each core, so that none waits long for the last.
+const MIN_PARTS: usize = 16;
+
+/// Bands times groups of output channels, each on one thread. Every output is summed in the same order whatever the cut.
+fn convolve_bands(gather: &Gather<'_>, weights: &Weights<'_>, target: &Target<'_>) {
+    let bands = gather.bands();
+    let n_tiles = weights.n_out.div_ceil(TILE);
+    let group_len = n_tiles.div_ceil(MIN_PARTS.div_ceil(bands.len().max(1)).min(n_tiles));
+    let n_groups = n_tiles.div_ceil(group_len);
+    (0..n_groups * bands.len()).into_par_iter().for_each(|part| {
+        // Neighbouring parts share their weights.
+        let (group, band) = (part / bands.len(), &bands[part % bands.len()]);
+        let tiles = group * group_len..((group + 1) * group_len).min(n_tiles);
         let layout = gather.layout(band);
-        let stride = layout.span().next_multiple_of(16) + 64;
-        with_scratch(layout.len + TILE * stride, |scratch| {
-            let (copy, sums) = scratch.split_at_mut(layout.len);
+        let channels_at_once = gather.channels_at_once();
+        let copy_len = layout.copy_len(channels_at_once);
+        let row_len = layout.span().next_multiple_of(16) + 64;
+        with_scratch(copy_len + tiles.len() * TILE * row_len, |scratch| {
+            let (copy, sums) = scratch.split_at_mut(copy_len);
             Arch::new().dispatch(BandConvolution {
                 gather,
                 band,
                 layout: &layout,
                 weights,
                 target,
+                tiles,
+                channels_at_once,
                 copy,
                 sums,
+                row_len,
             });
         });
     });
@@ -191,9 +210,12 @@ impl Geometry {
     /// The convolution of `input`.
     pub(super) fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
         let gather = self.reading_input(input);
-        let taps: Vec<usize> = (0..self.n_taps()).collect();
-        let strides = [self.channels_in * self.n_taps(), self.n_taps()];
-        let weights = Packed::new(weight, [self.channels_out, self.channels_in], strides, &taps);
+        let weights = Weights {
+            values: weight,
+            n_out: self.channels_out,
+            strides: [self.channels_in * self.n_taps(), self.n_taps()],
+            taps: (0..self.n_taps()).collect(),
+        };
         let mut output = vec![0.0; self.n_images * self.channels_out * self.out_size[0] * self.out_size[1]];
         let target = Target {
             output: Shared::new(&mut output),
@@ -242,8 +264,12 @@ impl Geometry {
                 taps,
                 out_size,
             };
-            let strides = [self.n_taps(), self.channels_in * self.n_taps()];
-            let weights = Packed::new(weight, [self.channels_in, self.channels_out], strides, &kernel_taps);
+            let weights = Weights {
+                values: weight,
+                n_out: self.channels_in,
+                strides: [self.n_taps(), self.channels_in * self.n_taps()],
+                taps: kernel_taps,
+            };
             let target = Target { output: shared, size: self.size, step: self.stride, start, bias: None };
             convolve_bands(&gather, &weights, &target);
         }
@@ -269,9 +295,10 @@ impl Geometry {
                 for band in bands.iter().skip(group * group_len).take(group_len) {
                     let layout = gather.layout(band);
                     let n_positions = layout.rows * layout.row_len;
-                    with_scratch(layout.len + n_positions * width, |scratch| {
-                        let (copy, transposed) = scratch.split_at_mut(layout.len);
-                        gather.fill(band, &layout, copy);
+                    let copy_len = layout.copy_len(self.channels_in);
+                    with_scratch(copy_len + n_positions * width, |scratch| {
+                        let (copy, transposed) = scratch.split_at_mut(copy_len);
+                        gather.fill(band, &layout, 0..self.channels_in, copy);
                         self.transpose_gradient(gradient, band, channels.clone(), width, transposed);
                         Arch::new().dispatch(BandCorrelation {
                             layout: &layout,
@@ -294,7 +321,7 @@ impl Geometry {
         &self,
         gradient: &[f32],
         band: &Band,
-        channels: std::ops::Range<usize>,
+        channels: Range<usize>,
         width: usize,
         transposed: &mut [f32],
     ) {

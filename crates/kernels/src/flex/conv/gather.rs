@@ -39,14 +39,17 @@ pub(super) struct Layout {
     /// Rows of positions and their length.
     pub(super) rows: usize,
     pub(super) row_len: usize,
-    /// Values of the whole copy.
-    pub(super) len: usize,
 }
 
 impl Layout {
     /// Number of indices from the first position to the last.
     pub(super) fn span(&self) -> usize {
         (self.rows - 1) * self.pitch + self.row_len
+    }
+
+    /// Values of a copy of so many channels.
+    pub(super) fn copy_len(&self, n_channels: usize) -> usize {
+        n_channels * self.channel_stride + SLACK
     }
 }
 
@@ -56,11 +59,8 @@ const SLACK: usize = 64;
 /// Below this width the columns between two rows of a shifted copy would cost more than a copy per tap.
 const NARROW: usize = 12;
 
-/// The copies aim at half of a core's L2 cache; that much is also worth a task of its own.
-const COPY_LEN: usize = 96 * 1024;
-
-/// Into how many bands an output is cut if it has as many rows, so that every core has work.
-const MIN_BANDS: usize = 16;
+/// Positions of a band: enough to use each weight often, few enough that their sums stay in the cache.
+const BAND_LEN: usize = 512;
 
 impl Gather<'_> {
     fn n_taps(&self) -> usize {
@@ -92,12 +92,10 @@ impl Gather<'_> {
         planes
     }
 
-    /// Cuts the output into bands whose copies fit the cache. The cut depends on shapes only.
+    /// Cuts the output into bands. The cut depends on shapes only.
     pub(super) fn bands(&self) -> Vec<Band> {
         let [height, width] = self.out_size;
-        let copies = if self.is_narrow() { self.n_taps() } else { self.step[0] * self.step[1] };
-        let rows = COPY_LEN / (self.n_channels * copies * width).max(1);
-        let rows = rows.min((self.n_images * height).div_ceil(MIN_BANDS)).max(1);
+        let rows = (BAND_LEN / width.max(1)).max(1);
         if self.is_narrow() && rows >= height {
             let n_images = rows / height;
             return (0..self.n_images)
@@ -117,6 +115,14 @@ impl Gather<'_> {
             .collect()
     }
 
+    /// How many channels to copy at a time.
+    ///
+    /// What three vectors of positions read of them takes half of the innermost cache.
+    pub(super) fn channels_at_once(&self) -> usize {
+        let most = if self.n_taps() == 1 { 128 } else { 32 };
+        self.n_channels.div_ceil(self.n_channels.div_ceil(most))
+    }
+
     pub(super) fn layout(&self, band: &Band) -> Layout {
         let width = self.out_size[1];
         if self.is_narrow() {
@@ -128,7 +134,6 @@ impl Gather<'_> {
                 pitch: row_len,
                 rows: 1,
                 row_len,
-                len: self.n_channels * self.n_taps() * tap_stride + SLACK,
             };
         }
         let ((top, bottom), (left, right)) = (self.reach(0), self.reach(1));
@@ -148,24 +153,23 @@ impl Gather<'_> {
             pitch,
             rows: band.rows.len(),
             row_len: width,
-            len: self.n_channels * 16 * channel_stride + SLACK,
         }
     }
 
-    /// Copies what a band reads into `copy`, laid out as `layout` says.
-    pub(super) fn fill(&self, band: &Band, layout: &Layout, copy: &mut [f32]) {
+    /// Copies what a band reads of some channels into `copy`, laid out as `layout` says.
+    pub(super) fn fill(&self, band: &Band, layout: &Layout, channels: Range<usize>, copy: &mut [f32]) {
         if self.is_narrow() {
-            self.fill_by_tap(band, layout, copy);
+            self.fill_by_tap(band, layout, channels, copy);
         } else {
-            self.fill_shifted(band, layout, copy);
+            self.fill_shifted(band, layout, channels, copy);
         }
     }
 
-    fn fill_by_tap(&self, band: &Band, layout: &Layout, copy: &mut [f32]) {
+    fn fill_by_tap(&self, band: &Band, layout: &Layout, channels: Range<usize>, copy: &mut [f32]) {
         let width = self.out_size[1];
-        for channel in 0..self.n_channels {
+        for (channel_idx, channel) in channels.enumerate() {
             for (tap, start) in self.taps.iter().zip(&layout.taps) {
-                let mut index = channel * layout.channel_stride + start;
+                let mut index = channel_idx * layout.channel_stride + start;
                 for image in band.images.clone() {
                     for row in band.rows.clone() {
                         let row = (row * self.step[0]).cast_signed() + tap[0];
@@ -177,14 +181,14 @@ impl Gather<'_> {
         }
     }
 
-    fn fill_shifted(&self, band: &Band, layout: &Layout, copy: &mut [f32]) {
+    fn fill_shifted(&self, band: &Band, layout: &Layout, channels: Range<usize>, copy: &mut [f32]) {
         let ((top, bottom), left) = (self.reach(0), self.reach(1).0);
         let planes = self.planes();
         let [row_step, col_step] = self.step.map(usize::cast_signed);
         let first_row = band.rows.start.cast_signed() + top;
         let n_rows = band.rows.len() + top.abs_diff(bottom);
-        for channel in 0..self.n_channels {
-            let channel_copy = &mut copy[channel * layout.channel_stride..][..layout.channel_stride];
+        for (channel_idx, channel) in channels.enumerate() {
+            let channel_copy = &mut copy[channel_idx * layout.channel_stride..][..layout.channel_stride];
             let mut rows = channel_copy.chunks_exact_mut(layout.pitch);
             for [row_rest, col_rest] in planes.iter().map(|plane| plane.map(usize::cast_signed)) {
                 for (row, copy) in (first_row..).zip(rows.by_ref().take(n_rows)) {

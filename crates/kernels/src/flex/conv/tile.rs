@@ -42,38 +42,54 @@ fn add_products<S: Simd, const V: usize>(
     }
 }
 
+/// Where a tile's factors are: that of row `r`, channel `c` and tap `t` is `taps[t]` values after
+/// `rows[r] + c * channel_stride`.
+#[derive(Clone, Copy)]
+pub(in crate::flex) struct Factors<'a> {
+    pub(in crate::flex) rows: [*const f32; TILE],
+    pub(in crate::flex) channel_stride: usize,
+    pub(in crate::flex) taps: &'a [usize],
+}
+
 /// For [`TILE`] output channels and `V` vectors of neighbouring positions, the sum over channels and taps
-/// of weight times source.
+/// of factor times source.
 ///
-/// `weights` holds [`TILE`] values per channel and tap. Each row of sums goes to `sums`, `sums_stride` apart.
+/// The value that tap `t` of channel `c` finds is `taps[t]` values after `source + c * channel_stride`. Each row of
+/// sums goes to `sums`, `sums_stride` apart, and is added to what is there if `add` says so.
 ///
 /// # Safety
-/// `source` is valid for `V` vectors at every channel and tap, `weights` for all of its values, and
+/// `source` is valid for `V` vectors at every channel and tap, `factors` for all of its values, and
 /// `sums` for `V` vectors in each row.
 #[inline(always)]
 pub(in crate::flex) unsafe fn convolve<S: Simd, const V: usize>(
     simd: S,
     (source, n_channels, channel_stride, taps): (*const f32, usize, usize, &[usize]),
-    mut weights: *const f32,
+    factors: Factors<'_>,
     (sums_to, sums_stride): (*mut f32, usize),
+    add: bool,
 ) {
     let mut sums = [[simd.splat_f32s(0.0); V]; TILE];
     for channel in 0..n_channels {
-        for tap in taps {
+        for tap in 0..taps.len() {
+            let at = channel * factors.channel_stride + factors.taps[tap];
             // SAFETY: what the caller promises.
             unsafe {
-                let values = load::<S, V>(simd, source.add(channel * channel_stride + tap));
+                let values = load::<S, V>(simd, source.add(channel * channel_stride + taps[tap]));
                 for row in 0..TILE {
-                    add_products(simd, &mut sums, row, *weights.add(row), values);
+                    add_products(simd, &mut sums, row, *factors.rows[row].add(at), values);
                 }
-                weights = weights.add(TILE);
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (v, sum) in sums.iter().enumerate() {
+    for row in 0..TILE {
+        for v in 0..V {
             // SAFETY: what the caller promises.
-            unsafe { sums_to.add(row * sums_stride).cast::<S::f32s>().add(v).write_unaligned(*sum) };
+            unsafe {
+                let target = sums_to.add(row * sums_stride).cast::<S::f32s>().add(v);
+                let sum = sums[row][v];
+                let sum = if add { simd.add_f32s(target.read_unaligned(), sum) } else { sum };
+                target.write_unaligned(sum);
+            }
         }
     }
 }
