@@ -55,6 +55,7 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> 
 #[test]
 #[ignore = "measures, and decides nothing"]
 fn kernels() {
+    pyrograph::allocator::keep_freed_memory();
     let plain = pyrograph::backend::device();
     let device = plain.clone().autodiff();
     for (channels_in, channels_out, side) in [

@@ -5,7 +5,7 @@
 /// By default each large tensor is a mapping of its own, given back when it is freed; the next step then pays a page
 /// fault for every 4 KiB of it again, a tenth of the time of a small model. Tensors of 64 MiB and more still are.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn keep_freed_memory() {
+pub fn keep_freed_memory() {
     const MIB: libc::c_int = 1 << 20;
     // SAFETY: `mallopt` sets numbers of the allocator under its own lock.
     unsafe {
@@ -17,4 +17,4 @@ pub(crate) fn keep_freed_memory() {
 
 /// Other allocators are left as they are.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn keep_freed_memory() {}
+pub fn keep_freed_memory() {}

@@ -3,7 +3,7 @@
 //! Everything that can be used without a terminal lives in the library crates; this one chooses the
 //! backend and talks to the user.
 
-mod allocator;
+pub mod allocator;
 mod args;
 pub mod backend;
 mod commands;

@@ -7,6 +7,7 @@
 mod compute;
 mod gather;
 pub(super) mod tile;
+mod unfolded;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

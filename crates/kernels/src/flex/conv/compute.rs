@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::gather::{Band, Gather, Layout};
 use super::tile::{Factors, TILE, convolve, correlate, next_vectors};
+use super::unfolded;
 use crate::flex::math::sum;
 use crate::flex::memory::{Shared, with_scratch};
 
@@ -62,7 +63,8 @@ impl WithSimd for BandConvolution<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { gather, band, layout, weights, target, tiles, channels_at_once, copy, sums, row_len } = self;
+        let Self { gather, band, layout, weights, target, tiles, channels_at_once, copy, sums, row_len } =
+            self;
         let span = layout.span();
         for start in (0..gather.n_channels).step_by(channels_at_once) {
             let channels = start..(start + channels_at_once).min(gather.n_channels);
@@ -135,11 +137,14 @@ fn store(
 /// Parts that a convolution is cut into if it can be: some for each core, so that none waits long for the last.
 const MIN_PARTS: usize = 16;
 
+/// Output channels below which a part would copy its source for too little work.
+const MIN_CHANNELS: usize = 64;
+
 /// Bands times groups of output channels, each on one thread. Every output is summed in the same order whatever the cut.
 fn convolve_bands(gather: &Gather<'_>, weights: &Weights<'_>, target: &Target<'_>) {
     let bands = gather.bands();
     let n_tiles = weights.n_out.div_ceil(TILE);
-    let group_len = n_tiles.div_ceil(MIN_PARTS.div_ceil(bands.len().max(1)).min(n_tiles));
+    let group_len = n_tiles.div_ceil(MIN_PARTS.div_ceil(bands.len().max(1))).max(MIN_CHANNELS / TILE);
     let n_groups = n_tiles.div_ceil(group_len);
     (0..n_groups * bands.len()).into_par_iter().for_each(|part| {
         // Neighbouring parts share their weights.
@@ -282,6 +287,10 @@ impl Geometry {
     pub(super) fn weight_gradient(&self, input: &[f32], gradient: &[f32]) -> Vec<f32> {
         let gather = self.reading_input(input);
         let bands = gather.bands();
+        // The copies below are per position; those of the other way are per weight.
+        if self.n_images * self.out_size[0] * self.out_size[1] < 2 * self.channels_out {
+            return unfolded::weight_gradient(&gather, &bands, self.channels_out, gradient);
+        }
         let n_rows = self.channels_in * self.n_taps();
         let parts = Parts::new(n_rows, self.channels_out, bands.len());
         let sums: Vec<Vec<f32>> = (0..parts.n_groups * parts.n_blocks)
@@ -378,7 +387,7 @@ impl Parts {
     fn new(n_rows: usize, n_channels: usize, n_bands: usize) -> Self {
         const SUMS_LEN: usize = 4 << 20;
         let n_groups = (SUMS_LEN / (n_rows * n_channels).max(1)).clamp(1, 16).min(n_bands.max(1));
-        let block = n_channels.div_ceil(16 / n_groups).next_multiple_of(BLOCK);
+        let block = n_channels.div_ceil(16 / n_groups).max(MIN_CHANNELS).next_multiple_of(BLOCK);
         Self { n_groups, n_blocks: n_channels.div_ceil(block), block }
     }
 

@@ -47,6 +47,10 @@ impl Layout {
         (self.rows - 1) * self.pitch + self.row_len
     }
 
+    pub(super) fn n_positions(&self) -> usize {
+        self.rows * self.row_len
+    }
+
     /// Values of a copy of so many channels.
     pub(super) fn copy_len(&self, n_channels: usize) -> usize {
         n_channels * self.channel_stride + SLACK
@@ -61,6 +65,9 @@ const NARROW: usize = 12;
 
 /// Positions of a band: enough to use each weight often, few enough that their sums stay in the cache.
 const BAND_LEN: usize = 512;
+
+/// Positions of a band of several images.
+const NARROW_BAND_LEN: usize = 128;
 
 impl Gather<'_> {
     fn n_taps(&self) -> usize {
@@ -97,7 +104,7 @@ impl Gather<'_> {
         let [height, width] = self.out_size;
         let rows = (BAND_LEN / width.max(1)).max(1);
         if self.is_narrow() && rows >= height {
-            let n_images = rows / height;
+            let n_images = (NARROW_BAND_LEN / (height * width)).max(1);
             return (0..self.n_images)
                 .step_by(n_images)
                 .map(|start| Band { images: start..(start + n_images).min(self.n_images), rows: 0..height })
