@@ -12,7 +12,7 @@
 //! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
 //! let transform = Transform { side: Side::try_from(512)?, interpolation: Interpolation::Bilinear };
 //! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, encoded: None };
-//! let mut loader = Loader::new(dataset, options, Cursor::default())?;
+//! let mut loader = Loader::new(dataset, &options, Cursor::default())?;
 //! let batch = loader.next_batch()?;
 //! assert_eq!(batch.hint_unit.len(), 3 * 512 * 512);
 //! # Ok::<(), pyrograph_data::DataError>(())

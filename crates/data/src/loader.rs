@@ -72,7 +72,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::CursorOutOfRange`] if the data set has no such batch, [`DataError::SpawnWorker`].
-    pub fn new(dataset: Arc<Dataset>, options: LoaderOptions, start: Cursor) -> Result<Self, DataError> {
+    pub fn new(dataset: Arc<Dataset>, options: &LoaderOptions, start: Cursor) -> Result<Self, DataError> {
         let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size);
         order.check(start)?;
         let is_stopped = Arc::new(AtomicBool::new(false));
@@ -87,7 +87,7 @@ impl Loader {
         let mut loader = Self { maker, cursor: start, workers: Vec::new(), next_worker: 0, is_stopped };
         let mut first = start;
         for index in 0..options.workers {
-            let worker = Worker::start(index, loader.maker.clone(), first, &options)?;
+            let worker = Worker::start(index, loader.maker.clone(), first, options)?;
             loader.workers.push(worker);
             first = loader.maker.order.after(first);
         }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn batches(dataset: &Arc<Dataset>, workers: usize, start: Cursor, count: usize) -> Vec<HostBatch> {
-        let mut loader = Loader::new(Arc::clone(dataset), options(workers), start).unwrap();
+        let mut loader = Loader::new(Arc::clone(dataset), &options(workers), start).unwrap();
         (0..count).map(|_| loader.next_batch().unwrap()).collect()
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let victim = batches(&dataset, 0, Cursor::default(), 1)[0].samples[1];
         fs::write(&dataset.samples()[victim].hint, "not an image").unwrap();
         for workers in [0, 2] {
-            let mut loader = Loader::new(Arc::clone(&dataset), options(workers), Cursor::default()).unwrap();
+            let mut loader = Loader::new(Arc::clone(&dataset), &options(workers), Cursor::default()).unwrap();
             let error = loader.next_batch().unwrap_err();
             assert!(error.to_string().ends_with(&format!("metadata.jsonl:{}", victim + 1)), "{error}");
             let cause = std::error::Error::source(&error).unwrap().to_string();
@@ -293,7 +293,7 @@ mod tests {
         let cache = Arc::new(Cache::new(1 << 20, None));
         let options =
             LoaderOptions { encoded: Some(EncodedImages::new(Arc::clone(&cache), [0; 32])), ..options(0) };
-        let mut loader = Loader::new(dataset, options, Cursor::default()).unwrap();
+        let mut loader = Loader::new(dataset, &options, Cursor::default()).unwrap();
         let mut epoch = || [loader.next_batch().unwrap(), loader.next_batch().unwrap()];
         for target in epoch().into_iter().flat_map(|batch| batch.targets) {
             let Target::Pixels { key: Some(key), .. } = target else { panic!("nothing is kept yet") };
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn dropping_a_loader_ends_its_threads() {
         let (_dir, dataset) = circles(4);
-        let loader = Loader::new(Arc::clone(&dataset), options(3), Cursor::default()).unwrap();
+        let loader = Loader::new(Arc::clone(&dataset), &options(3), Cursor::default()).unwrap();
         drop(loader);
         // Every worker held the data set; only ours is left once they have ended.
         assert_eq!(Arc::strong_count(&dataset), 1);
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn cursor_of_another_data_set_is_refused() {
         let (_dir, dataset) = circles(4);
-        let result = Loader::new(dataset, options(1), Cursor { epoch: 0, batch: 2 });
+        let result = Loader::new(dataset, &options(1), Cursor { epoch: 0, batch: 2 });
         assert!(matches!(result.err(), Some(DataError::CursorOutOfRange { batches_per_epoch: 2, .. })));
     }
 }

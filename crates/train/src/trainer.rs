@@ -349,7 +349,7 @@ impl Trainer {
             transform: self.plan.data.transform,
             encoded: self.encoder.images().cloned(),
         };
-        Loader::new(Arc::clone(&self.dataset), options, self.position.cursor).map_err(TrainError::Data)
+        Loader::new(Arc::clone(&self.dataset), &options, self.position.cursor).map_err(TrainError::Data)
     }
 
     fn snapshot(&self) -> Snapshot<'_> {
