@@ -115,9 +115,9 @@ fn part(name: &str) -> &'static str {
 
 /// Which parts of the ControlNet get a gradient that is not zero.
 fn reached(names: &[String], gradients: &Gradients) -> BTreeSet<&'static str> {
-    let is_nonzero = |gradient: &Tensor<1>| gradient.clone().abs().max().into_scalar::<f32>() > 0.0;
+    let is_nonzero = |gradient: Tensor<1>| gradient.abs().max().into_scalar::<f32>() > 0.0;
     let pairs = names.iter().zip(gradients.iter());
-    pairs.filter(|(_, gradient)| gradient.is_some_and(is_nonzero)).map(|(name, _)| part(name)).collect()
+    pairs.filter_map(|(name, gradient)| gradient.is_some_and(is_nonzero).then(|| part(name))).collect()
 }
 
 #[test]

@@ -6,9 +6,11 @@
 //!
 //! Every result is the same whatever thread computed which part of it.
 
+pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod geglu;
+pub(crate) mod layer_norm;
 mod math;
 mod memory;
 pub(crate) mod norm;

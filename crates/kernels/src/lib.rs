@@ -4,18 +4,22 @@
 //! differentiation. With the feature `flex`, the ones that training on the CPU spends its time in have special
 //! kernels with backward passes of their own, equal to the composition but for rounding.
 
+mod adamw;
 mod attention;
 mod conv;
 #[cfg(feature = "flex")]
 mod flex;
 mod geglu;
+mod layer_norm;
 mod norm;
 mod silu;
 mod upsample;
 
+pub use adamw::{AdamWStep, adamw, sum_of_squares};
 pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;
+pub use layer_norm::layer_norm;
 pub use norm::{group_norm, group_norm_silu};
 pub use silu::silu;
 pub use upsample::upsample_nearest;

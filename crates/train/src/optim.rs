@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use pyrograph_kernels::{AdamWStep, adamw, sum_of_squares};
 
 use crate::TrainError;
 
@@ -12,7 +13,11 @@ use crate::TrainError;
 ///
 /// A parameter that had no part in the loss has none.
 #[derive(Debug, Clone)]
-pub struct Gradients(Vec<Option<Tensor<1>>>);
+pub struct Gradients {
+    gradients: Vec<Option<Tensor<1>>>,
+    /// A factor on all of them, `[1]`, that the optimizer's pass over memory applies.
+    scale: Option<Tensor<1>>,
+}
 
 impl Gradients {
     /// Takes the gradients of `module`'s parameters out of a backward pass.
@@ -30,7 +35,7 @@ impl Gradients {
         }
         let mut taker = Taker { backward, taken: Vec::new() };
         module.visit(&mut taker);
-        Self(taker.taken)
+        Self { gradients: taker.taken, scale: None }
     }
 
     /// The sum with another micro-batch's gradients.
@@ -40,14 +45,18 @@ impl Gradients {
             (Some(left), Some(right)) => Some(left + right),
             (one, None) | (None, one) => one,
         };
-        Self(self.0.into_iter().zip(other.0).map(sum).collect())
+        Self { gradients: self.iter().zip(other.iter()).map(sum).collect(), scale: None }
     }
 
     /// The L2 norm over all gradients, `[1]`, left on the device. `None` if there is no gradient at all.
     #[must_use]
     pub fn norm(&self) -> Option<Tensor<1>> {
-        let squares = self.0.iter().flatten().map(|gradient| gradient.clone().square().sum());
-        squares.reduce(|left, right| left + right).map(Tensor::sqrt)
+        let squares = self.gradients.iter().flatten().map(|gradient| sum_of_squares(gradient.clone()));
+        let norm = squares.reduce(|left, right| left + right)?.sqrt();
+        Some(match &self.scale {
+            Some(scale) => norm * scale.clone(),
+            None => norm,
+        })
     }
 
     /// Scales all gradients down together so that their norm is at most `max_norm`; returns the norm before.
@@ -56,17 +65,21 @@ impl Gradients {
     #[must_use]
     pub fn clipped(self, max_norm: f64) -> (Self, Option<Tensor<1>>) {
         let norm = self.norm();
-        let Some(coefficient) = norm.clone().map(|norm| ((norm + 1e-6).recip() * max_norm).clamp_max(1.0))
-        else {
-            return (self, None);
+        let coefficient = |norm: Tensor<1>| ((norm + 1e-6).recip() * max_norm).clamp_max(1.0);
+        let scale = match (self.scale, norm.clone().map(coefficient)) {
+            (Some(scale), Some(coefficient)) => Some(scale * coefficient),
+            (one, None) | (None, one) => one,
         };
-        let clip = |gradient: Option<Tensor<1>>| gradient.map(|gradient| gradient * coefficient.clone());
-        (Self(self.0.into_iter().map(clip).collect()), norm)
+        (Self { gradients: self.gradients, scale }, norm)
     }
 
     /// The flattened gradients in visiting order.
-    pub fn iter(&self) -> impl Iterator<Item = Option<&Tensor<1>>> {
-        self.0.iter().map(Option::as_ref)
+    pub fn iter(&self) -> impl Iterator<Item = Option<Tensor<1>>> {
+        let scaled = |gradient: &Tensor<1>| match &self.scale {
+            Some(scale) => gradient.clone() * scale.clone(),
+            None => gradient.clone(),
+        };
+        self.gradients.iter().map(move |gradient| gradient.as_ref().map(scaled))
     }
 }
 
@@ -108,18 +121,23 @@ impl AdamW {
     }
 
     /// One step; the module's parameters stay the same leaves of the autodiff graph, with new values.
+    ///
+    /// A parameter that nobody else holds is updated in place.
     pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, lr: f64) -> M {
         self.steps += 1;
-        self.moments.resize_with(gradients.0.len(), || None);
+        let Gradients { gradients, scale } = gradients;
+        self.moments.resize_with(gradients.len(), || None);
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
         let steps = f64::from(self.steps);
-        let mut update = Update {
-            config: self.config,
-            lr,
-            correction1: 1.0 - self.config.beta1.powf(steps),
-            correction2: 1.0 - self.config.beta2.powf(steps),
-            remaining: gradients.0.into_iter().zip(&mut self.moments),
+        let step = AdamWStep {
+            beta1,
+            beta2,
+            epsilon,
+            kept: 1.0 - lr * weight_decay,
+            step_size: lr / (1.0 - beta1.powf(steps)),
+            root_correction: (1.0 - beta2.powf(steps)).sqrt(),
         };
-        module.map(&mut update)
+        module.map(&mut Update { step, scale, remaining: gradients.into_iter().zip(&mut self.moments) })
     }
 
     /// The moments by parameter path, for a checkpoint.
@@ -175,10 +193,8 @@ impl AdamW {
 }
 
 struct Update<'a, I: Iterator<Item = (Option<Tensor<1>>, &'a mut Option<[Tensor<1>; 2]>)>> {
-    config: AdamWConfig,
-    lr: f64,
-    correction1: f64,
-    correction2: f64,
+    step: AdamWStep,
+    scale: Option<Tensor<1>>,
     remaining: I,
 }
 
@@ -189,19 +205,14 @@ where
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (gradient, moments) = self.remaining.next().expect("one entry for each parameter");
         let Some(gradient) = gradient else { return param };
-        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let [first, second] =
-            moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
-        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
-        let second = second * beta2 + gradient.square() * (1.0 - beta2);
-        let denominator = second.clone().sqrt() / self.correction2.sqrt() + epsilon;
-        let change = first.clone() / denominator * (self.lr / self.correction1);
-        *moments = Some([first, second]);
+        let before = moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
+        let scale = self.scale.get_or_insert_with(|| Tensor::ones([1], &gradient.device()));
         param.map(|value| {
             let value = value.inner();
             let shape = value.shape();
-            let updated = value * (1.0 - self.lr * weight_decay) - change.reshape(shape);
-            updated.autodiff().require_grad()
+            let (value, after) = adamw(value.flatten(0, -1), before, gradient, scale, &self.step);
+            *moments = Some(after);
+            value.reshape(shape).autodiff().require_grad()
         })
     }
 }

@@ -275,7 +275,10 @@ impl Trainer {
         }
         let gradients = sum.expect("accumulation is at least 1");
         let (clipped, norm) = gradients.clipped(self.plan.optimizer.max_grad_norm);
-        self.controlnet = self.optimizer.step(self.controlnet.clone(), clipped, lr);
+        // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
+        let empty = self.controlnet_config.init(&self.device);
+        let controlnet = std::mem::replace(&mut self.controlnet, empty);
+        self.controlnet = self.optimizer.step(controlnet, clipped, lr);
         self.position.optimizer_step = self.optimizer.steps();
         stopwatch.lap(Phase::Optimizer);
         Ok(norm)

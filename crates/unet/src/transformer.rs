@@ -3,10 +3,13 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use pyrograph_kernels::{attention, conv2d, geglu, group_norm, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, geglu, group_norm, layer_norm, merge_heads, split_heads};
 
 use crate::resnet::conv1x1;
 use crate::{Projection, UnetConfig};
+
+/// Epsilon of every layer norm, which no config changes.
+const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Multi-head attention. Query, key and value have no bias, the output has.
 ///
@@ -83,7 +86,7 @@ struct TransformerBlock {
 
 impl TransformerBlock {
     fn new(d_model: usize, context_dim: usize, n_heads: usize, device: &Device) -> Self {
-        let norm = || LayerNormConfig::new(d_model).with_epsilon(1e-5).init(device);
+        let norm = || LayerNormConfig::new(d_model).with_epsilon(LAYER_NORM_EPS).init(device);
         Self {
             norm1: norm(),
             attn1: Attention::new(d_model, d_model, n_heads, device),
@@ -95,11 +98,11 @@ impl TransformerBlock {
     }
 
     fn forward(&self, tokens: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let normed = self.norm1.forward(tokens.clone());
+        let normed = layer_norm(&self.norm1, LAYER_NORM_EPS, tokens.clone());
         let tokens = tokens + self.attn1.forward(normed.clone(), normed);
-        let normed = self.norm2.forward(tokens.clone());
+        let normed = layer_norm(&self.norm2, LAYER_NORM_EPS, tokens.clone());
         let tokens = tokens + self.attn2.forward(normed, context);
-        let normed = self.norm3.forward(tokens.clone());
+        let normed = layer_norm(&self.norm3, LAYER_NORM_EPS, tokens.clone());
         tokens + self.ff.forward(normed)
     }
 }
