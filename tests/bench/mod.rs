@@ -8,7 +8,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::Distribution;
-use pyrograph_kernels::{attention, conv2d, geglu, group_norm_silu};
+use image::{Rgb, RgbImage};
+use pyrograph_data::{Interpolation, Side, Transform, decode_rgb8};
+use pyrograph_kernels::{attention, conv2d, geglu, group_norm_silu, layer_norm};
 
 const N_RUNS: usize = 5;
 
@@ -17,6 +19,7 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 }
 
 /// Prints the least seconds of a forward and a backward pass towards `inputs`.
+#[expect(clippy::print_stdout, reason = "a measurement is to be read")]
 fn time<const D: usize, const E: usize>(
     name: &str,
     inputs: &[Tensor<D>],
@@ -54,7 +57,7 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> 
 
 #[test]
 #[ignore = "measures, and decides nothing"]
-fn kernels() {
+fn operations() {
     pyrograph::allocator::keep_freed_memory();
     let plain = pyrograph::backend::device();
     let device = plain.clone().autodiff();
@@ -95,8 +98,57 @@ fn kernels() {
         group_norm_silu(&norm, input[0].clone())
     });
     time("GEGLU 4096x2560", &[random([1, 4096, 2560], &device)], |input| geglu(input[0].clone()));
-    let norm = LayerNormConfig::new(320).init(&device);
-    time("layer norm 4096x320", &[random([1, 4096, 320], &device)], |input| norm.forward(input[0].clone()));
+    let norm = LayerNormConfig::new(320).with_epsilon(1e-5).init(&device);
+    time("layer norm 4096x320", &[random([1, 4096, 320], &device)], |input| {
+        layer_norm(&norm, 1e-5, input[0].clone())
+    });
     let linear = LinearConfig::new(320, 2560).init(&device);
-    time("linear 4096x320x2560", &[random([1, 4096, 320], &device)], |input| linear.forward(input[0].clone()));
+    time("linear 4096x320x2560", &[random([1, 4096, 320], &device)], |input| {
+        linear.forward(input[0].clone())
+    });
+}
+
+/// A picture with edges, slopes and noise, 1024 px wide and 768 high.
+fn picture() -> RgbImage {
+    let mut noise = 1_u32;
+    RgbImage::from_fn(1024, 768, |x, y| {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let disk = if (x.abs_diff(500).pow(2) + y.abs_diff(400).pow(2)) < 200 * 200 { 90 } else { 0 };
+        let level = |shift: u32| (x * shift / 16 + y / 4) % 128 + disk + (noise >> 28);
+        Rgb([1, 3, 5].map(|shift| u8::try_from(level(shift)).unwrap()))
+    })
+}
+
+#[test]
+#[ignore = "measures, and decides nothing"]
+#[expect(clippy::print_stdout, reason = "a measurement is to be read")]
+fn pictures() {
+    // Kept, for PyTorch to read the same files.
+    let folder = tempfile::tempdir().unwrap().keep();
+    let transform =
+        Transform { side: Side::try_from(512_usize).unwrap(), interpolation: Interpolation::Bilinear };
+    for name in ["picture.png", "picture.jpg"] {
+        let path = folder.join(name);
+        picture().save(&path).unwrap();
+        let load = || {
+            let image = decode_rgb8(&path).unwrap();
+            let hint = decode_rgb8(&path).unwrap();
+            let start = Instant::now();
+            let sample = transform.apply(&image, &hint).unwrap();
+            drop(sample);
+            start.elapsed().as_secs_f64()
+        };
+        let whole = || {
+            let start = Instant::now();
+            transform.apply(&decode_rgb8(&path).unwrap(), &decode_rgb8(&path).unwrap()).unwrap();
+            start.elapsed().as_secs_f64()
+        };
+        let least = |measure: &dyn Fn() -> f64| (0..10).map(|_| measure()).fold(f64::INFINITY, f64::min);
+        let (geometry, whole) = (least(&load), least(&whole));
+        println!(
+            r#"{{"name": "two of {name}", "path": "{}", "decode": {:.6}, "resize": {geometry:.6}}}"#,
+            path.display(),
+            whole - geometry,
+        );
+    }
 }

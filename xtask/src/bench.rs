@@ -1,20 +1,27 @@
 //! `cargo xtask bench`: how fast we are, alone and beside diffusers.
 
 use std::env;
+use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::shell::{Backend, cargo, root, run, target_dir};
+use crate::shell::{Backend, cargo, output, root, run, target_dir};
+
+const NEEDS_PYTHON: &str =
+    "it needs torch, torchvision, diffusers and transformers; set PYROGRAPH_PYTHON to a Python that has them";
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// Measure diffusers' training step in turns with ours, on a random full-size Stable Diffusion 1.5.
     ///
     /// The interpreter is `$PYROGRAPH_PYTHON`, or `python3`; it needs torch, diffusers and transformers.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kernels")]
     vs_diffusers: bool,
+    /// Measure single operations and the loading of pictures, ours and then PyTorch's and torchvision's.
+    #[arg(long)]
+    kernels: bool,
     /// The backend to measure.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     backend: Backend,
@@ -25,13 +32,25 @@ pub(crate) struct BenchArgs {
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     let feature = args.backend.feature();
-    run(&mut cargo(&format!("build --release --package pyrograph --no-default-features --features {feature}")))?;
+    let python = env::var_os("PYROGRAPH_PYTHON").unwrap_or_else(|| "python3".into());
+    if args.kernels {
+        let tests =
+            format!("test --release --package pyrograph-tests --no-default-features --features {feature}");
+        let ours =
+            output(cargo(&tests).args(["bench::", "--", "--ignored", "--nocapture", "--test-threads=1"]))?;
+        let path = target_dir().join("bench-kernels.jsonl");
+        fs::write(&path, ours)?;
+        return run(Command::new(python).arg(root().join("tests/reference/bench_kernels.py")).arg(path))
+            .context(NEEDS_PYTHON);
+    }
+    run(&mut cargo(&format!(
+        "build --release --package pyrograph --no-default-features --features {feature}"
+    )))?;
     let program = target_dir().join("release").join(format!("pyrograph{}", env::consts::EXE_SUFFIX));
     if !args.vs_diffusers {
         return run(Command::new(program).arg("bench").args(&args.args));
     }
-    let python = env::var_os("PYROGRAPH_PYTHON").unwrap_or_else(|| "python3".into());
     let script = root().join("tests/reference/bench_vs_diffusers.py");
     run(Command::new(python).arg(script).arg("--pyrograph").arg(program).args(&args.args))
-        .context("it needs torch, diffusers and transformers; set PYROGRAPH_PYTHON to a Python that has them")
+        .context(NEEDS_PYTHON)
 }

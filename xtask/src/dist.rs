@@ -18,6 +18,17 @@ export PYROGRAPH_FIXTURES="$here/fixtures"
 exec "$here/tests" "$@"
 "#;
 
+/// Times training beside diffusers, wherever the bundle was unpacked.
+const BENCH_SH: &str = r#"#!/usr/bin/env bash
+# Times training on this machine's device in turns with diffusers' on the same; prints a table in Markdown.
+# $PYROGRAPH_PYTHON, or python3, needs torch and diffusers. Arguments go to bench_vs_diffusers.py and win over these.
+set -eu
+here="$(cd "$(dirname "$0")" && pwd)"
+theirs=DEVICE
+exec "${PYROGRAPH_PYTHON:-python3}" "$here/bench/bench_vs_diffusers.py" --pyrograph "$here/pyrograph" \
+  --resolution 512 --batch-size 1 4 8 16 --steps 10 --theirs "$theirs" "$@"
+"#;
+
 pub(crate) fn dist(backend: Backend) -> Result<()> {
     let name = format!("pyrograph-{}", backend.feature());
     let dist = target_dir().join("dist");
@@ -44,11 +55,21 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
     fs::copy(binary, bundle.join("pyrograph"))?;
     fs::copy(tests, bundle.join("tests"))?;
     copy_folder(&root().join("tests/fixtures"), &bundle.join("fixtures"))?;
-    write_script(&bundle.join("run.sh"))?;
+    let bench = bundle.join("bench");
+    fs::create_dir_all(&bench)?;
+    for script in ["bench_diffusers.py", "bench_vs_diffusers.py"] {
+        fs::copy(root().join("tests/reference").join(script), bench.join(script))?;
+    }
+    write_script(&bundle.join("run.sh"), RUN_SH)?;
+    let device = match backend {
+        Backend::Cpu => "'--device cpu'",
+        Backend::Wgpu | Backend::Cuda => "'--device cuda --mixed-precision bf16'",
+    };
+    write_script(&bundle.join("bench.sh"), &BENCH_SH.replace("DEVICE", device))?;
 
     let archive = dist.join(format!("{name}.tar"));
     run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&dist).arg(&name))?;
-    eprintln!("{}: unpack it and run {name}/run.sh", archive.display());
+    eprintln!("{}: unpack it and run {name}/run.sh, then {name}/bench.sh", archive.display());
     Ok(())
 }
 
@@ -76,8 +97,8 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_script(path: &Path) -> Result<()> {
-    fs::write(path, RUN_SH)?;
+fn write_script(path: &Path, script: &str) -> Result<()> {
+    fs::write(path, script)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -10,7 +10,8 @@ pub fn keep_freed_memory() {
     // SAFETY: `mallopt` sets numbers of the allocator under its own lock.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 64 * MIB);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        // Never.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 64 * MIB);
     }
 }

@@ -75,7 +75,7 @@ fn matmul_flops_per_second(device: &Device) -> f64 {
     const N_PRODUCTS: usize = 5;
     /// A product this long hides what starting it costs.
     const LONG_SECONDS: f64 = 0.02;
-    let mut size = 1024;
+    let (mut size, mut flops) = (1024, 2.0 * 1024_f64.powi(3));
     loop {
         let random = || Tensor::<2>::random([size, size], Distribution::Default, device);
         let (left, right) = (random(), random());
@@ -89,8 +89,8 @@ fn matmul_flops_per_second(device: &Device) -> f64 {
         product();
         let seconds = (0..N_PRODUCTS).map(|_| product()).fold(f64::INFINITY, f64::min);
         if seconds >= LONG_SECONDS || size == 8192 {
-            return 2.0 * (size as f64).powi(3) / seconds;
+            return flops / seconds;
         }
-        size *= 2;
+        (size, flops) = (size * 2, flops * 8.0);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn control_gradients(
         let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, context, hint);
         stopwatch.lap(Phase::ControlNet);
         let loss = |prediction| mse(prediction, target) * options.weight;
-        let (loss, towards_residuals) = bundle.unet.decode_checkpointed(encoded, context, residuals, loss);
+        let (loss, towards_residuals) = bundle.unet.decode_checkpointed(encoded, context, &residuals, loss);
         stopwatch.lap(Phase::Unet);
         let mut gradients = None;
         tape.backward(controlnet, towards_residuals, &mut |backward| {

@@ -25,7 +25,10 @@ mod tests {
 
     #[test]
     fn the_peak_is_read_from_the_kernels_report() {
-        assert_eq!(parse_peak("VmPeak:\t  9000 kB\nVmHWM:\t    1234 kB\nVmRSS:\t  10 kB\n"), Some(1234 * 1024));
+        assert_eq!(
+            parse_peak("VmPeak:\t  9000 kB\nVmHWM:\t    1234 kB\nVmRSS:\t  10 kB\n"),
+            Some(1234 * 1024)
+        );
         assert_eq!(parse_peak("VmRSS:\t  10 kB\n"), None);
     }
 }

@@ -122,11 +122,12 @@ impl Unet {
     ///
     /// # Panics
     /// If the residuals come from a ControlNet for another UNet.
+    #[must_use]
     pub fn decode_checkpointed(
         &self,
         encoded: Encoded,
         context: &Tensor<3>,
-        residuals: Residuals,
+        residuals: &Residuals,
         loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
     ) -> (Tensor<1>, Residuals) {
         let Encoded { skips, mid, time } = encoded;
@@ -139,8 +140,7 @@ impl Unet {
             for step_idx in 0..block.n_steps() {
                 let (skip, residual) = remaining.next().expect("one skip per residual block");
                 inputs.push(features.clone());
-                features =
-                    block.step(step_idx, features, skip.clone() + residual.clone(), &time, context);
+                features = block.step(step_idx, features, skip.clone() + residual.clone(), &time, context);
             }
             if block.upsamples() {
                 let (skip, _) = remaining.peek().expect("finer levels still have skips");
@@ -226,7 +226,8 @@ mod tests {
     }
 
     fn config() -> UnetConfig {
-        let stage = |kind, channels| Stage { kind, channels, n_resnets: 2, n_transformer_blocks: 1, n_heads: 2 };
+        let stage =
+            |kind, channels| Stage { kind, channels, n_resnets: 2, n_transformer_blocks: 1, n_heads: 2 };
         UnetConfig {
             stages: vec![
                 stage(StageKind::CrossAttention, 8),
@@ -262,7 +263,7 @@ mod tests {
 
         let mut found = vec![None; n_params];
         let (residuals, tape) = controlnet.forward_checkpointed(latents, &times, &context, hint);
-        let (found_loss, towards) = unet.decode_checkpointed(encoded, &context, residuals, loss);
+        let (found_loss, towards) = unet.decode_checkpointed(encoded, &context, &residuals, loss);
         tape.backward(&controlnet, towards, &mut |gradients| {
             controlnet.visit(&mut Adder { gradients, sums: found.iter_mut() });
         });

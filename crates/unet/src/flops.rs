@@ -75,7 +75,8 @@ impl UnetConfig {
         }
         let here = pixels(size, self.stages.len() - 1);
         let middle = Stage { kind: StageKind::CrossAttention, ..self.last().clone() };
-        total + 2 * self.resnet(channels, channels, here)
+        total
+            + 2 * self.resnet(channels, channels, here)
             + self.transformer(&middle, here, size.n_tokens)
             + residual(channels, here)
     }

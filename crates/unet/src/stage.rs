@@ -147,8 +147,7 @@ impl UpBlock {
         time: &Tensor<2>,
         context: &Tensor<3>,
     ) -> Tensor<4> {
-        let features =
-            self.resnets[step_idx].forward(Tensor::cat(vec![features, skip], 1), time.clone());
+        let features = self.resnets[step_idx].forward(Tensor::cat(vec![features, skip], 1), time.clone());
         match &self.attentions {
             Some(attentions) => attentions[step_idx].forward(features, context),
             None => features,

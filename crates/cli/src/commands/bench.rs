@@ -7,8 +7,8 @@ use burn::tensor::Device;
 use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_train::{
-    DataSection, EvaluationSection, Measurement, MemorySection, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
-    TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
+    DataSection, EvaluationSection, Measurement, MemorySection, ModelSection, OptimizerSection, PhaseSeconds,
+    RunSection, TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let circles = Circles { count: args.batch_size, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
-    let mut trainer = Trainer::with_bundle(plan, |_| Ok(bundle), &device)?;
+    let mut trainer = Trainer::with_bundle(plan, |_, _| Ok(bundle), &device)?;
     let measurement = trainer.bench(args.steps.get())?;
     let text = if args.json { json(args, side, &measurement) + "\n" } else { table(&measurement) };
     std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
