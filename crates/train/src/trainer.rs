@@ -66,8 +66,9 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`] for anything that is missing or does not fit, before the first step.
     pub fn new(plan: TrainPlan, device: &Device) -> Result<Self, TrainError> {
-        let bundle = |device: &Device| Bundle::open(&plan.model.base, &base_options(&plan), device);
-        Self::with_bundle(plan.clone(), bundle, device)
+        let bundle =
+            |plan: &TrainPlan, device: &Device| Bundle::open(&plan.model.base, &base_options(plan), device);
+        Self::with_bundle(plan, bundle, device)
     }
 
     /// Loads everything the plan names but the base model, which comes from `bundle`, called when all smaller things
@@ -77,7 +78,7 @@ impl Trainer {
     /// [`TrainError`] for anything that is missing or does not fit, before the first step.
     pub fn with_bundle(
         plan: TrainPlan,
-        bundle: impl FnOnce(&Device) -> Result<Bundle, PipelineError>,
+        bundle: impl FnOnce(&TrainPlan, &Device) -> Result<Bundle, PipelineError>,
         device: &Device,
     ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
@@ -96,7 +97,7 @@ impl Trainer {
             ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
         };
 
-        let bundle = bundle(&device).map_err(TrainError::Pipeline)?;
+        let bundle = bundle(&plan, &device).map_err(TrainError::Pipeline)?;
         let schedule = ScheduleConfig::try_from(&bundle.scheduler)
             .and_then(|config| NoiseSchedule::new(&config))
             .map_err(TrainError::Schedule)?;

@@ -22,7 +22,9 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let bundle = base_model(&args.preset, scratch.path(), &device)?;
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
     let plan = plan(args, side, scratch.path())?;
-    let circles = Circles { count: args.batch_size, side, palette: Palette::Distinct, seed: plan.seed };
+    // An epoch of one step: a shorter one would end the step early.
+    let count = args.batch_size.saturating_mul(args.gradient_accumulation_steps);
+    let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
     let mut trainer = Trainer::with_bundle(plan, |_, _| Ok(bundle), &device)?;
