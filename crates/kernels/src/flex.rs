@@ -30,3 +30,8 @@ pub(crate) fn applies<const D: usize>(tensor: &Tensor<D>) -> bool {
     };
     matches!(device, DispatchDevice::Flex(_)) && tensor.dtype() == DType::F32
 }
+
+/// Whether, besides, no gradient flows through it, as in an optimizer.
+pub(crate) fn applies_untracked(tensor: &Tensor<1>) -> bool {
+    applies(tensor) && !tensor.device().is_autodiff()
+}

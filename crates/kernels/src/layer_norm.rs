@@ -65,15 +65,18 @@ mod tests {
     #[test]
     fn a_frozen_norm_passes_its_gradient_on() {
         let device = Device::flex();
-        let norm = LayerNormConfig::new(8).with_epsilon(EPSILON).init(&device);
+        let config = LayerNormConfig::new(8).with_epsilon(EPSILON);
         let tokens = Tensor::<3>::random([1, 5, 8], Distribution::Default, &device);
         let towards = |forward: &dyn Fn(Tensor<3>) -> Tensor<3>| {
             let tokens = tokens.clone().autodiff().require_grad();
             let gradients = forward(tokens.clone()).powi_scalar(3).sum().backward();
             tokens.grad(&gradients).expect("tracked")
         };
-        let ours = towards(&|tokens| layer_norm(&norm, EPSILON, tokens));
-        let burns = towards(&|tokens| norm.forward(tokens));
-        assert!((ours - burns).abs().max().into_scalar::<f32>() < 1e-4);
+        // Frozen as plain tensors, and as untracked ones.
+        for norm in [config.init(&device), config.init(&device.clone().autodiff()).no_grad()] {
+            let ours = towards(&|tokens| layer_norm(&norm, EPSILON, tokens));
+            let burns = towards(&|tokens| norm.forward(tokens));
+            assert!((ours - burns).abs().max().into_scalar::<f32>() < 1e-4);
+        }
     }
 }

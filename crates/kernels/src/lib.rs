@@ -15,7 +15,7 @@ mod norm;
 mod silu;
 mod upsample;
 
-pub use adamw::{AdamWStep, adamw, sum_of_squares};
+pub use adamw::{AdamWState, AdamWStep, adamw, sum_of_squares};
 pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;

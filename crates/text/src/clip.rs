@@ -2,10 +2,11 @@
 
 use burn::nn::LayerNorm;
 use burn::prelude::*;
+use pyrograph_kernels::layer_norm;
 
 use crate::ClipTextConfig;
 use crate::embeddings::ClipTextEmbeddings;
-use crate::layer::{ClipLayer, layer_norm};
+use crate::layer::{ClipLayer, new_layer_norm};
 
 /// What the text encoder makes of a batch of token sequences.
 #[derive(Debug, Clone)]
@@ -36,6 +37,7 @@ struct ClipTextTransformer {
     embeddings: ClipTextEmbeddings,
     encoder: ClipEncoder,
     final_layer_norm: LayerNorm,
+    layer_norm_eps: f64,
 }
 
 /// The layers.
@@ -51,7 +53,8 @@ impl ClipTextModel {
             text_model: ClipTextTransformer {
                 embeddings: ClipTextEmbeddings::new(config, device),
                 encoder: ClipEncoder { layers },
-                final_layer_norm: layer_norm(config, device),
+                final_layer_norm: new_layer_norm(config, device),
+                layer_norm_eps: config.layer_norm_eps,
             },
         }
     }
@@ -72,7 +75,11 @@ impl ClipTextModel {
             tokens = layer.forward(tokens);
             hidden_states.push(tokens.clone());
         }
-        ClipTextOutput { last_hidden_state: self.text_model.final_layer_norm.forward(tokens), hidden_states }
+        let ClipTextTransformer { final_layer_norm, layer_norm_eps, .. } = &self.text_model;
+        ClipTextOutput {
+            last_hidden_state: layer_norm(final_layer_norm, *layer_norm_eps, tokens),
+            hidden_states,
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use burn::prelude::*;
 use burn::tensor::activation::{gelu, sigmoid};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use pyrograph_kernels::{merge_heads, split_heads};
+use pyrograph_kernels::{layer_norm, merge_heads, split_heads};
 
 use crate::{Activation, ClipTextConfig};
 
-pub(crate) fn layer_norm(config: &ClipTextConfig, device: &Device) -> LayerNorm {
+pub(crate) fn new_layer_norm(config: &ClipTextConfig, device: &Device) -> LayerNorm {
     LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device)
 }
 
@@ -121,20 +121,24 @@ pub(crate) struct ClipLayer {
     layer_norm1: LayerNorm,
     mlp: ClipMlp,
     layer_norm2: LayerNorm,
+    layer_norm_eps: f64,
 }
 
 impl ClipLayer {
     pub(crate) fn new(config: &ClipTextConfig, device: &Device) -> Self {
         Self {
             self_attn: ClipAttention::new(config, device),
-            layer_norm1: layer_norm(config, device),
+            layer_norm1: new_layer_norm(config, device),
             mlp: ClipMlp::new(config, device),
-            layer_norm2: layer_norm(config, device),
+            layer_norm2: new_layer_norm(config, device),
+            layer_norm_eps: config.layer_norm_eps,
         }
     }
 
     pub(crate) fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
-        let tokens = tokens.clone() + self.self_attn.forward(self.layer_norm1.forward(tokens));
-        tokens.clone() + self.mlp.forward(self.layer_norm2.forward(tokens))
+        let normed = layer_norm(&self.layer_norm1, self.layer_norm_eps, tokens.clone());
+        let tokens = tokens + self.self_attn.forward(normed);
+        let normed = layer_norm(&self.layer_norm2, self.layer_norm_eps, tokens.clone());
+        tokens + self.mlp.forward(normed)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use pyrograph_kernels::{AdamWStep, adamw, sum_of_squares};
+use pyrograph_kernels::{AdamWState, AdamWStep, adamw, sum_of_squares};
 
 use crate::TrainError;
 
@@ -38,14 +38,14 @@ impl Gradients {
         Self { gradients: taker.taken, scale: None }
     }
 
-    /// The sum with another micro-batch's gradients.
+    /// The sum with another micro-batch's gradients, in the memory of one of the two where nobody else holds it.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let sum = |(left, right): (Option<Tensor<1>>, Option<Tensor<1>>)| match (left, right) {
             (Some(left), Some(right)) => Some(left + right),
             (one, None) | (None, one) => one,
         };
-        Self { gradients: self.iter().zip(other.iter()).map(sum).collect(), scale: None }
+        Self { gradients: self.into_scaled().zip(other.into_scaled()).map(sum).collect(), scale: None }
     }
 
     /// The L2 norm over all gradients, `[1]`, left on the device. `None` if there is no gradient at all.
@@ -75,11 +75,16 @@ impl Gradients {
 
     /// The flattened gradients in visiting order.
     pub fn iter(&self) -> impl Iterator<Item = Option<Tensor<1>>> {
-        let scaled = |gradient: &Tensor<1>| match &self.scale {
-            Some(scale) => gradient.clone() * scale.clone(),
-            None => gradient.clone(),
+        self.clone().into_scaled()
+    }
+
+    fn into_scaled(self) -> impl Iterator<Item = Option<Tensor<1>>> {
+        let Self { gradients, scale } = self;
+        let scaled = move |gradient: Tensor<1>| match &scale {
+            Some(scale) => gradient * scale.clone(),
+            None => gradient,
         };
-        self.gradients.iter().map(move |gradient| gradient.as_ref().map(scaled))
+        gradients.into_iter().map(move |gradient| gradient.map(&scaled))
     }
 }
 
@@ -205,13 +210,16 @@ where
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (gradient, moments) = self.remaining.next().expect("one entry for each parameter");
         let Some(gradient) = gradient else { return param };
-        let before = moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
+        let [first_moment, second_moment] =
+            moments.take().unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
         let scale = self.scale.get_or_insert_with(|| Tensor::ones([1], &gradient.device()));
         param.map(|value| {
             let value = value.inner();
             let shape = value.shape();
-            let (value, after) = adamw(value.flatten(0, -1), before, gradient, scale, &self.step);
-            *moments = Some(after);
+            let before = AdamWState { value: value.flatten(0, -1), first_moment, second_moment };
+            let AdamWState { value, first_moment, second_moment } =
+                adamw(before, gradient, scale, &self.step);
+            *moments = Some([first_moment, second_moment]);
             value.reshape(shape).autodiff().require_grad()
         })
     }
@@ -254,6 +262,7 @@ fn sizes<M: Module>(module: &M) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use burn::backend::Flex;
     use burn::nn::{Linear, LinearConfig};
 
     use super::*;
@@ -287,8 +296,35 @@ mod tests {
     #[test]
     fn gradients_within_the_limit_are_left_as_they_are() {
         let (clipped, _) = gradients(&linear(), 2.0).clipped(100.0);
-        let first = clipped.iter().next().flatten().expect("a gradient").clone();
+        let first = clipped.iter().next().flatten().expect("a gradient");
         assert_eq!(first.try_into_vec_as::<f32>().expect("f32"), [2.0; 6]);
+    }
+
+    #[test]
+    fn a_sum_takes_the_memory_of_what_it_adds() {
+        let module = linear();
+        let addresses = |gradients: &Gradients| -> Vec<*const u8> {
+            let address = |gradient: Option<Tensor<1>>| {
+                let gradient = gradient.expect("a gradient").try_into_primitive::<Flex>();
+                gradient.expect("the CPU backend").bytes().as_ptr()
+            };
+            gradients.iter().map(address).collect()
+        };
+        let (one, other) = (gradients(&module, 2.0), gradients(&module, 3.0));
+        let before = addresses(&one);
+        let sum = one.plus(other);
+        assert_eq!(addresses(&sum), before);
+        let weight = sum.iter().next().flatten().expect("a gradient");
+        assert_eq!(weight.try_into_vec_as::<f32>().expect("f32"), [5.0; 6]);
+    }
+
+    #[test]
+    fn a_sum_of_clipped_gradients_is_of_their_clipped_values() {
+        let module = linear();
+        let [one, other] = [2.0, 3.0].map(|factor| gradients(&module, factor).clipped(1.0).0);
+        let norm = one.plus(other).norm().expect("gradients").into_scalar::<f32>();
+        // Their directions differ, so it is a little less than 2.
+        assert!((1.99..2.0).contains(&norm), "{norm}");
     }
 
     #[test]

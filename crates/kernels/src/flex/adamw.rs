@@ -7,15 +7,14 @@ use burn::prelude::*;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::math::sum;
 use super::memory::{contiguous, values};
-use crate::AdamWStep;
+use crate::{AdamWState, AdamWStep};
 
 /// Elements per task.
 const CHUNK: usize = 64 * 1024;
 
-/// Squares that are summed in f32.
-const SQUARES: usize = 2048;
+/// Lanes of a sum in f64: enough to keep the adders of any processor busy.
+const LANES: usize = 32;
 
 fn primitive(tensor: Tensor<1>) -> FlexTensor {
     let primitive = tensor.try_into_primitive::<Flex>().expect("the caller has seen that the kernel applies");
@@ -31,56 +30,92 @@ fn own(tensor: Tensor<1>) -> FlexTensor {
     super::memory::tensor(values(&tensor).to_vec(), tensor.shape())
 }
 
+/// The numbers of a step in the tensors' precision.
+struct Constants {
+    beta: [f32; 2],
+    /// `1 - beta`, rounded once.
+    rest: [f32; 2],
+    epsilon: f32,
+    kept: f32,
+    step_size: f32,
+    root_correction: f32,
+    scale: f32,
+}
+
+impl Constants {
+    #[expect(clippy::cast_possible_truncation, reason = "f32 is the tensors' precision")]
+    fn new(step: &AdamWStep, scale: f32) -> Self {
+        Self {
+            beta: [step.beta1 as f32, step.beta2 as f32],
+            rest: [(1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32],
+            epsilon: step.epsilon as f32,
+            kept: step.kept as f32,
+            step_size: step.step_size as f32,
+            root_correction: step.root_correction as f32,
+            scale,
+        }
+    }
+
+    #[inline(always)]
+    fn update(&self, value: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+        let elements = value.iter_mut().zip(first).zip(second).zip(gradient);
+        for (((value, first), second), gradient) in elements {
+            let gradient = gradient * self.scale;
+            *first = *first * self.beta[0] + gradient * self.rest[0];
+            *second = *second * self.beta[1] + gradient * gradient * self.rest[1];
+            let denominator = second.sqrt() / self.root_correction + self.epsilon;
+            *value = *value * self.kept - *first / denominator * self.step_size;
+        }
+    }
+}
+
 /// [`crate::adamw`] on tensors that the special kernels apply to.
-#[expect(clippy::cast_possible_truncation, reason = "f32 is the tensors' precision")]
 pub(crate) fn adamw(
-    value: Tensor<1>,
-    moments: [Tensor<1>; 2],
+    state: AdamWState,
     gradient: Tensor<1>,
     scale: &Tensor<1>,
     step: &AdamWStep,
-) -> (Tensor<1>, [Tensor<1>; 2]) {
-    let mut value = own(value);
-    let [mut first, mut second] = moments.map(own);
+) -> AdamWState {
+    let constants = Constants::new(step, values(&primitive(scale.clone()))[0]);
+    let mut value = own(state.value);
+    let (mut first, mut second) = (own(state.first_moment), own(state.second_moment));
     let gradient = primitive(gradient);
-    let scale = values(&primitive(scale.clone()))[0];
-    let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
-    let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
-    let (epsilon, kept, step_size) = (step.epsilon as f32, step.kept as f32, step.step_size as f32);
-    let root_correction = step.root_correction as f32;
-    let update = |value: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]| {
-        let elements = value.iter_mut().zip(first).zip(second).zip(gradient);
-        for (((value, first), second), gradient) in elements {
-            let gradient = gradient * scale;
-            *first = *first * beta1 + gradient * rest1;
-            *second = *second * beta2 + gradient * gradient * rest2;
-            let denominator = second.sqrt() / root_correction + epsilon;
-            *value = *value * kept - *first / denominator * step_size;
-        }
-    };
     // Where somebody else holds a storage it is copied here.
-    let (value_slice, first_slice, second_slice) =
-        (value.storage_mut::<f32>(), first.storage_mut::<f32>(), second.storage_mut::<f32>());
-    value_slice
+    value
+        .storage_mut::<f32>()
         .par_chunks_mut(CHUNK)
-        .zip(first_slice.par_chunks_mut(CHUNK).zip(second_slice.par_chunks_mut(CHUNK)))
+        .zip(first.storage_mut::<f32>().par_chunks_mut(CHUNK))
+        .zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK))
         .zip(values(&gradient).par_chunks(CHUNK))
-        .for_each(|((value, (first, second)), gradient)| {
-            Arch::new().dispatch(|| update(value, first, second, gradient));
+        .for_each(|(((value, first), second), gradient)| {
+            Arch::new().dispatch(|| constants.update(value, first, second, gradient));
         });
-    (Tensor::from_primitive::<Flex>(value), [first, second].map(Tensor::from_primitive::<Flex>))
+    let [value, first_moment, second_moment] = [value, first, second].map(Tensor::from_primitive::<Flex>);
+    AdamWState { value, first_moment, second_moment }
 }
 
-/// [`crate::sum_of_squares`] of a tensor that the special kernels apply to.
-///
-/// Sums of few squares are made in f32, and added in order in f64.
+/// [`crate::sum_of_squares`] of a tensor that the special kernels apply to, rounded once.
 #[expect(clippy::cast_possible_truncation, reason = "f32 is the tensors' precision")]
 pub(crate) fn sum_of_squares(tensor: Tensor<1>) -> Tensor<1> {
     let device = tensor.device();
     let tensor = primitive(tensor);
-    let few = |values: &[f32]| f64::from(sum(values.len(), |i| values[i] * values[i]));
-    let task = |values: &[f32]| Arch::new().dispatch(|| values.chunks(SQUARES).map(few).sum());
+    let task = |values: &[f32]| Arch::new().dispatch(|| sum_of_squares_f64(values));
     let sums: Vec<f64> = values(&tensor).par_chunks(CHUNK).map(task).collect();
     let total: f64 = sums.into_iter().sum();
     Tensor::from_floats([total as f32], &device)
+}
+
+#[inline(always)]
+fn sum_of_squares_f64(values: &[f32]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for values in whole {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane += f64::from(*value) * f64::from(*value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(*value) * f64::from(*value);
+    }
+    lanes.iter().sum()
 }

@@ -359,13 +359,10 @@ impl Geometry {
     pub(super) fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let plane = self.out_size[0] * self.out_size[1];
         let channel_sum = |channel: usize| {
-            (0..self.n_images)
-                .map(|image| {
-                    let start = (image * self.channels_out + channel) * plane;
-                    let values = &gradient[start..start + plane];
-                    sum(plane, |i| values[i])
-                })
-                .sum()
+            Arch::new().dispatch(|| {
+                let images = (0..self.n_images).map(|image| (image * self.channels_out + channel) * plane);
+                images.map(|start| sum(plane, |i| gradient[start..start + plane][i])).sum()
+            })
         };
         (0..self.channels_out).into_par_iter().map(channel_sum).collect()
     }
@@ -397,16 +394,36 @@ impl Parts {
         total.par_chunks_mut(BLOCK * n_rows).enumerate().for_each(|(lanes, total)| {
             let (block, start) = (lanes * BLOCK / self.block, lanes * BLOCK % self.block);
             let width = (n_channels - block * self.block).min(self.block).next_multiple_of(BLOCK);
-            for group in 0..self.n_groups {
-                let sums = &sums[group * self.n_blocks + block];
-                for (row, sums) in sums.chunks_exact(width).take(n_rows).enumerate() {
-                    for (channel, sum) in total.chunks_exact_mut(n_rows).zip(&sums[start..]) {
-                        channel[row] += sum;
-                    }
-                }
-            }
+            let groups = sums[block..].iter().step_by(self.n_blocks).map(|sums| &sums[start..]);
+            Arch::new().dispatch(|| sum_transposed(&groups, width, n_rows, total));
         });
         total
+    }
+}
+
+/// Adds `BLOCK` lanes of rows that lie `width` apart, group by group, and writes them with the rows side by side.
+#[inline(always)]
+fn sum_transposed<'a>(
+    groups: &(impl Iterator<Item = &'a [f32]> + Clone),
+    width: usize,
+    n_rows: usize,
+    total: &mut [f32],
+) {
+    for first in (0..n_rows).step_by(BLOCK) {
+        // Rows past the last are added and not written.
+        let mut tile = [[0.0; BLOCK]; BLOCK];
+        for sums in groups.clone() {
+            for (tile, sums) in tile.iter_mut().zip(sums[first * width..].chunks(width)) {
+                for (tile, sum) in tile.iter_mut().zip(&sums[..BLOCK]) {
+                    *tile += sum;
+                }
+            }
+        }
+        for (lane, channel) in total.chunks_exact_mut(n_rows).enumerate() {
+            for (value, row) in channel[first..].iter_mut().zip(&tile) {
+                *value = row[lane];
+            }
+        }
     }
 }
 
