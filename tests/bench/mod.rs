@@ -121,7 +121,6 @@ fn picture() -> RgbImage {
 
 #[test]
 #[ignore = "measures, and decides nothing"]
-#[expect(clippy::print_stdout, reason = "a measurement is to be read")]
 fn pictures() {
     // Kept, for PyTorch to read the same files.
     let folder = tempfile::tempdir().unwrap().keep();

@@ -65,7 +65,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ours", type=Path, help="what `tests/bench` has printed: one line of JSON for each operation")
     lines = parser.parse_args().ours.read_text().splitlines()
-    ours = {run["name"]: run for run in (json.loads(line) for line in lines if line.startswith("{"))}
+    # The test harness writes the test's name before the first of its lines.
+    runs = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+    ours = {run["name"]: run for run in runs}
     torch.manual_seed(0)
     print("| operation | forward [ms] | PyTorch | ratio | backward [ms] | PyTorch | ratio | both |")
     print("|" + "---|" * 8)

@@ -70,8 +70,7 @@ fn gradients(input: &[f32], saved: &Saved, gradient: &[f32]) -> [Vec<f32>; 3] {
         .zip(input.par_chunks(TOKENS * width).zip(gradient.par_chunks(TOKENS * width)))
         .zip(saved.statistics.par_chunks(TOKENS))
         .for_each(|(((towards_input, sums), (input, gradient)), statistics)| {
-            Arch::new()
-                .dispatch(|| task_gradients(input, saved, statistics, gradient, towards_input, sums));
+            Arch::new().dispatch(|| task_gradients(input, saved, statistics, gradient, towards_input, sums));
         });
     let mut totals = sums[..2 * width].to_vec();
     for sums in sums.chunks_exact(2 * width).skip(1) {

@@ -70,24 +70,23 @@ pub(in crate::flex) unsafe fn convolve<S: Simd, const V: usize>(
 ) {
     let mut sums = [[simd.splat_f32s(0.0); V]; TILE];
     for channel in 0..n_channels {
-        for tap in 0..taps.len() {
-            let at = channel * factors.channel_stride + factors.taps[tap];
+        for (tap, factor_tap) in taps.iter().zip(factors.taps) {
+            let at = channel * factors.channel_stride + factor_tap;
             // SAFETY: what the caller promises.
             unsafe {
-                let values = load::<S, V>(simd, source.add(channel * channel_stride + taps[tap]));
+                let values = load::<S, V>(simd, source.add(channel * channel_stride + tap));
                 for row in 0..TILE {
                     add_products(simd, &mut sums, row, *factors.rows[row].add(at), values);
                 }
             }
         }
     }
-    for row in 0..TILE {
-        for v in 0..V {
+    for (row, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
             // SAFETY: what the caller promises.
             unsafe {
                 let target = sums_to.add(row * sums_stride).cast::<S::f32s>().add(v);
-                let sum = sums[row][v];
-                let sum = if add { simd.add_f32s(target.read_unaligned(), sum) } else { sum };
+                let sum = if add { simd.add_f32s(target.read_unaligned(), *sum) } else { *sum };
                 target.write_unaligned(sum);
             }
         }
