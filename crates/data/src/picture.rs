@@ -9,16 +9,25 @@ use crate::error::DataError;
 /// `[3, height, width]` in [0, 1]: torchvision's `ToTensor`.
 #[must_use]
 pub fn rgb_to_unit(image: &RgbImage) -> Vec<f32> {
-    channels(image).map(|value| f32::from(value) / 255.0).collect()
+    planes(image, |value| value / 255.0)
 }
 
 /// `[3, height, width]` in [-1, 1]: `ToTensor` and `Normalize([0.5], [0.5])`.
 pub(crate) fn rgb_to_signed(image: &RgbImage) -> Vec<f32> {
-    channels(image).map(|value| (f32::from(value) / 255.0 - 0.5) / 0.5).collect()
+    planes(image, |value| (value / 255.0 - 0.5) / 0.5)
 }
 
-fn channels(image: &RgbImage) -> impl Iterator<Item = u8> + '_ {
-    (0..3).flat_map(move |channel| image.as_raw().iter().skip(channel).step_by(3).copied())
+/// `[3, height, width]`, each level of 0 to 255 as `number` gives it.
+fn planes(image: &RgbImage, number: impl Fn(f32) -> f32) -> Vec<f32> {
+    // Divided once for each level, not for each pixel.
+    let numbers: Vec<f32> = (0..=u8::MAX).map(|level| number(level.into())).collect();
+    let (pixels, _) = image.as_raw().as_chunks::<3>();
+    let plane = |channel: usize| pixels.iter().map(move |pixel| pixel[channel]);
+    let mut planes = Vec::with_capacity(image.as_raw().len());
+    for channel in 0..3 {
+        planes.extend(plane(channel).map(|level| numbers[usize::from(level)]));
+    }
+    planes
 }
 
 /// The image of `[3, height, width]` numbers in [0, 1]; numbers outside are clamped, halves rounded to even.

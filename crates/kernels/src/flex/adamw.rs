@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::memory::{contiguous, values};
@@ -13,8 +13,8 @@ use crate::{AdamWState, AdamWStep};
 /// Elements per task.
 const CHUNK: usize = 64 * 1024;
 
-/// Lanes of a sum in f64: enough to keep the adders of any processor busy.
-const LANES: usize = 32;
+/// Lanes of a sum in f64. With 32 the compiler converts one value at a time, at a third of the speed.
+const LANES: usize = 16;
 
 fn primitive(tensor: Tensor<1>) -> FlexTensor {
     let primitive = tensor.try_into_primitive::<Flex>().expect("the caller has seen that the kernel applies");
@@ -99,23 +99,30 @@ pub(crate) fn adamw(
 pub(crate) fn sum_of_squares(tensor: Tensor<1>) -> Tensor<1> {
     let device = tensor.device();
     let tensor = primitive(tensor);
-    let task = |values: &[f32]| Arch::new().dispatch(|| sum_of_squares_f64(values));
+    let task = |values: &[f32]| Arch::new().dispatch(SumOfSquares(values));
     let sums: Vec<f64> = values(&tensor).par_chunks(CHUNK).map(task).collect();
     let total: f64 = sums.into_iter().sum();
     Tensor::from_floats([total as f32], &device)
 }
 
-#[inline(always)]
-fn sum_of_squares_f64(values: &[f32]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (whole, rest) = values.as_chunks::<LANES>();
-    for values in whole {
-        for (lane, value) in lanes.iter_mut().zip(values) {
+/// A type and not a closure: one that is not inlined would be compiled without the processor's vectors.
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl WithSimd for SumOfSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> f64 {
+        let mut lanes = [0.0; LANES];
+        let (whole, rest) = self.0.as_chunks::<LANES>();
+        for values in whole {
+            for (lane, value) in lanes.iter_mut().zip(values) {
+                *lane += f64::from(*value) * f64::from(*value);
+            }
+        }
+        for (lane, value) in lanes.iter_mut().zip(rest) {
             *lane += f64::from(*value) * f64::from(*value);
         }
+        lanes.iter().sum()
     }
-    for (lane, value) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(*value) * f64::from(*value);
-    }
-    lanes.iter().sum()
 }

@@ -359,10 +359,8 @@ impl Geometry {
     pub(super) fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let plane = self.out_size[0] * self.out_size[1];
         let channel_sum = |channel: usize| {
-            Arch::new().dispatch(|| {
-                let images = (0..self.n_images).map(|image| (image * self.channels_out + channel) * plane);
-                images.map(|start| sum(plane, |i| gradient[start..start + plane][i])).sum()
-            })
+            let images = (0..self.n_images).map(|image| (image * self.channels_out + channel) * plane);
+            images.map(|start| Arch::new().dispatch(Sum(&gradient[start..start + plane]))).sum()
         };
         (0..self.channels_out).into_par_iter().map(channel_sum).collect()
     }
@@ -395,33 +393,54 @@ impl Parts {
             let (block, start) = (lanes * BLOCK / self.block, lanes * BLOCK % self.block);
             let width = (n_channels - block * self.block).min(self.block).next_multiple_of(BLOCK);
             let groups = sums[block..].iter().step_by(self.n_blocks).map(|sums| &sums[start..]);
-            Arch::new().dispatch(|| sum_transposed(&groups, width, n_rows, total));
+            Arch::new().dispatch(TransposedSum { groups, width, n_rows, total });
         });
         total
     }
 }
 
-/// Adds `BLOCK` lanes of rows that lie `width` apart, group by group, and writes them with the rows side by side.
-#[inline(always)]
-fn sum_transposed<'a>(
-    groups: &(impl Iterator<Item = &'a [f32]> + Clone),
+/// The sum of values. A type and not a closure, as is the next: a closure that is not inlined would be compiled
+/// without the processor's vectors.
+struct Sum<'a>(&'a [f32]);
+
+impl WithSimd for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> f32 {
+        sum(self.0.len(), |i| self.0[i])
+    }
+}
+
+/// Adds `BLOCK` lanes of rows that lie `width` apart, group by group, and writes each lane's rows side by side.
+struct TransposedSum<'a, G> {
+    groups: G,
     width: usize,
     n_rows: usize,
-    total: &mut [f32],
-) {
-    for first in (0..n_rows).step_by(BLOCK) {
-        // Rows past the last are added and not written.
-        let mut tile = [[0.0; BLOCK]; BLOCK];
-        for sums in groups.clone() {
-            for (tile, sums) in tile.iter_mut().zip(sums[first * width..].chunks(width)) {
-                for (tile, sum) in tile.iter_mut().zip(&sums[..BLOCK]) {
-                    *tile += sum;
+    /// `[BLOCK or fewer][n_rows]`.
+    total: &'a mut [f32],
+}
+
+impl<'a, G: Iterator<Item = &'a [f32]> + Clone> WithSimd for TransposedSum<'a, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { groups, width, n_rows, total } = self;
+        for first in (0..n_rows).step_by(BLOCK) {
+            // Rows past the last are added and not written.
+            let mut tile = [[0.0; BLOCK]; BLOCK];
+            for sums in groups.clone() {
+                for (tile, sums) in tile.iter_mut().zip(sums[first * width..].chunks(width)) {
+                    for (tile, sum) in tile.iter_mut().zip(&sums[..BLOCK]) {
+                        *tile += sum;
+                    }
                 }
             }
-        }
-        for (lane, channel) in total.chunks_exact_mut(n_rows).enumerate() {
-            for (value, row) in channel[first..].iter_mut().zip(&tile) {
-                *value = row[lane];
+            for (lane, channel) in total.chunks_exact_mut(n_rows).enumerate() {
+                for (value, row) in channel[first..].iter_mut().zip(&tile) {
+                    *value = row[lane];
+                }
             }
         }
     }
