@@ -11,6 +11,9 @@ pub const NAME: &str = if cfg!(feature = "cuda") {
     "cpu"
 };
 
+/// Whether activations are computed faster in 16 bits than in 32.
+pub const IS_FAST_IN_HALF_PRECISION: bool = cfg!(any(feature = "cuda", feature = "wgpu"));
+
 /// The device this binary was built for: CUDA before wgpu before the CPU.
 ///
 /// The choice is made by Cargo features, never by the environment, so that the same binary does the

@@ -1,9 +1,19 @@
 //! Convolution in two dimensions.
 
+use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
+#[cfg(feature = "flex")]
+use burn::tensor::DType;
+use burn::tensor::module;
+use burn::tensor::ops::ConvOptions;
 
-/// `conv.forward(input)`, by a special kernel where there is one.
+use crate::cast::as_type_of;
+#[cfg(feature = "flex")]
+use crate::cast::in_f32;
+
+/// `conv.forward(input)`, by a special kernel where there is one, in the input's element type whatever the weights'
+/// is (see [`crate::linear()`]).
 ///
 /// On the CPU backend in f32, forward and backward of a 3x3 convolution take a fraction of the time of
 /// Burn's own; gradients are computed only towards what is tracked.
@@ -11,20 +21,45 @@ use burn::prelude::*;
 /// # Shapes
 /// - input: `[batch, channels_in, height, width]`
 /// - output: `[batch, channels_out, height_out, width_out]`
+///
+/// # Panics
+/// If weights and input differ in type and the padding is `Same`.
 #[must_use]
 pub fn conv2d(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(output) = crate::flex::conv::conv2d(conv, &input) {
-        return output;
+    {
+        if let Some(output) = crate::flex::conv::conv2d(conv, &input) {
+            return output;
+        }
+        // Burn 0.22's convolution in bf16 on the CPU panics in its own conversion.
+        if crate::flex::is_on_cpu(&input) && input.dtype() == DType::BF16 {
+            return in_f32(input, |input| conv2d(conv, input));
+        }
     }
-    conv.forward(input)
+    if conv.weight.val().dtype() == input.dtype() {
+        return conv.forward(input);
+    }
+    let padding = padding(conv).expect("not `Same` where element types differ");
+    let options = ConvOptions::new_with_padding(conv.stride, padding, conv.dilation, conv.groups);
+    let weight = as_type_of(conv.weight.val(), &input);
+    let bias = conv.bias.as_ref().map(|bias| as_type_of(bias.val(), &input));
+    module::conv2d(input, weight, bias, options)
+}
+
+/// Before and after, of rows and columns; `None` if it depends on the input's size.
+pub(crate) fn padding(conv: &Conv2d) -> Option<[(usize, usize); 2]> {
+    match conv.padding {
+        PaddingConfig2d::Valid => Some([(0, 0); 2]),
+        PaddingConfig2d::Explicit(top, left, bottom, right) => Some([(top, bottom), (left, right)]),
+        PaddingConfig2d::Same => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::nn::PaddingConfig2d;
+    use burn::module::Param;
     use burn::nn::conv::Conv2dConfig;
-    use burn::tensor::Distribution;
+    use burn::tensor::{DType, Distribution};
 
     use super::*;
 
@@ -101,6 +136,36 @@ mod tests {
         padding: [usize; 4],
     ) -> Case {
         Case { input, channels_out, kernel: [kernel; 2], stride: [stride; 2], padding, dilation: [1; 2] }
+    }
+
+    #[test]
+    fn half_precision_weights_give_what_the_same_weights_in_f32_give() {
+        for dtype in [DType::BF16, DType::F16] {
+            let mut half = Conv2dConfig::new([5, 7], [3, 3])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(&Device::flex());
+            half.weight = Param::from_tensor(half.weight.val().cast(dtype));
+            let mut whole = half.clone();
+            whole.weight = Param::from_tensor(half.weight.val().cast(DType::F32));
+            let input = Tensor::<4>::random([2, 5, 9, 6], Distribution::Default, &Device::flex());
+            let run = |conv: &Conv2d| {
+                let input = input.clone().autodiff().require_grad();
+                let output = conv2d(conv, input.clone());
+                let gradients = output.clone().square().sum().backward();
+                [output.inner(), input.grad(&gradients).expect("tracked")].map(Tensor::into_data)
+            };
+            assert_eq!(run(&half), run(&whole), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn trainable_weights_are_in_f32_where_activations_are_not() {
+        let conv = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::flex().autodiff());
+        let input = Tensor::<4>::ones([1, 2, 4, 4], &Device::flex()).cast(DType::BF16).autodiff();
+        let output = conv2d(&conv, input);
+        assert_eq!(output.dtype(), DType::BF16);
+        let gradients = output.cast(DType::F32).sum().backward();
+        assert_eq!(conv.weight.val().grad(&gradients).expect("tracked").dtype(), DType::F32);
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod geglu;
+mod half;
 pub(crate) mod layer_norm;
+pub(crate) mod linear;
 mod math;
 mod memory;
 pub(crate) mod norm;
@@ -23,12 +25,16 @@ use burn::tensor::DType;
 
 /// Whether the special kernels apply to a tensor: it lives on the CPU backend and holds f32.
 pub(crate) fn applies<const D: usize>(tensor: &Tensor<D>) -> bool {
+    is_on_cpu(tensor) && tensor.dtype() == DType::F32
+}
+
+pub(crate) fn is_on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
     let device = tensor.device();
     let device = match device.as_dispatch() {
         DispatchDevice::Autodiff(device) => device,
         device => device,
     };
-    matches!(device, DispatchDevice::Flex(_)) && tensor.dtype() == DType::F32
+    matches!(device, DispatchDevice::Flex(_))
 }
 
 /// Whether, besides, no gradient flows through it, as in an optimizer.

@@ -3,9 +3,12 @@
 use burn::nn::LayerNorm;
 use burn::prelude::*;
 
+use crate::cast::in_f32;
+
 /// `norm.forward(tokens)`, by a special kernel where there is one.
 ///
-/// `epsilon` is the one that `norm` was made with; it does not tell.
+/// `epsilon` is the one that `norm` was made with; it does not tell. Tokens in half precision are normalised in f32 and
+/// come back in their own type.
 ///
 /// # Shapes
 /// - input and output: `[batch, tokens, width]`
@@ -18,7 +21,7 @@ pub fn layer_norm(norm: &LayerNorm, epsilon: f64, tokens: Tensor<3>) -> Tensor<3
     if let Some(output) = crate::flex::layer_norm::layer_norm(norm, epsilon, &tokens) {
         return output;
     }
-    norm.forward(tokens)
+    in_f32(tokens, |tokens| norm.forward(tokens))
 }
 
 #[cfg(test)]

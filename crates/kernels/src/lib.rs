@@ -6,11 +6,13 @@
 
 mod adamw;
 mod attention;
+mod cast;
 mod conv;
 #[cfg(feature = "flex")]
 mod flex;
 mod geglu;
 mod layer_norm;
+mod linear;
 mod norm;
 mod silu;
 mod upsample;
@@ -20,6 +22,7 @@ pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;
 pub use layer_norm::layer_norm;
+pub use linear::linear;
 pub use norm::{group_norm, group_norm_silu};
 pub use silu::silu;
 pub use upsample::upsample_nearest;

@@ -2,8 +2,13 @@
 
 use burn::nn::GroupNorm;
 use burn::prelude::*;
+use burn::tensor::activation::silu;
+
+use crate::cast::in_f32;
 
 /// `norm.forward(features)`, by a special kernel where there is one.
+///
+/// Features in half precision are normalised in f32 and come back in their own type.
 ///
 /// # Shapes
 /// - input and output: `[batch, channels, height, width]`
@@ -15,10 +20,10 @@ pub fn group_norm(norm: &GroupNorm, features: Tensor<4>) -> Tensor<4> {
     if let Some(output) = crate::flex::norm::group_norm(norm, &features) {
         return output;
     }
-    norm.forward(features)
+    in_f32(features, |features| norm.forward(features))
 }
 
-/// `silu(norm(features))`, the pair in front of every convolution of a residual block.
+/// `silu(norm(features))`, the pair in front of every convolution of a residual block, as [`group_norm`].
 ///
 /// # Shapes
 /// - input and output: `[batch, channels, height, width]`
@@ -28,7 +33,7 @@ pub fn group_norm_silu(norm: &GroupNorm, features: Tensor<4>) -> Tensor<4> {
     if let Some(output) = crate::flex::norm::group_norm_silu(norm, &features) {
         return output;
     }
-    burn::tensor::activation::silu(norm.forward(features))
+    in_f32(features, |features| silu(norm.forward(features)))
 }
 
 #[cfg(test)]
@@ -36,7 +41,6 @@ mod tests {
     use burn::module::Param;
     use burn::nn::GroupNormConfig;
     use burn::tensor::Distribution;
-    use burn::tensor::activation::silu;
 
     use super::*;
 

@@ -14,6 +14,7 @@ use pyrograph_weights::{
 };
 
 use crate::error::PipelineError;
+use crate::precision::Precision;
 
 /// A Stable Diffusion model: everything that `generate` and a training run need beside a ControlNet.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Bundle {
     pub tokenizer: ClipTokenizer,
     /// The noise schedule as its file has it; every sampler takes from it what it knows.
     pub scheduler: SchedulerJson,
+    /// The networks' element types.
+    pub precision: Precision,
 }
 
 fn weights(component: &'static str) -> impl Fn(pyrograph_weights::WeightsError) -> PipelineError {
@@ -56,7 +59,7 @@ pub struct BundleOptions<'a> {
 }
 
 impl Bundle {
-    /// Loads a folder in diffusers' layout onto a device without autodiff.
+    /// Loads a folder in diffusers' layout onto a device without autodiff, in f32.
     ///
     /// # Errors
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
@@ -113,10 +116,21 @@ impl Bundle {
         for (left, right, key, left_value, right_value) in pairs {
             ensure_equal(left, right, key, left_value, right_value)?;
         }
-        Ok(Self { unet, unet_config, vae, vae_config, text_encoder, text_config, tokenizer, scheduler })
+        let precision = Precision::F32;
+        Ok(Self {
+            unet,
+            unet_config,
+            vae,
+            vae_config,
+            text_encoder,
+            text_config,
+            tokenizer,
+            scheduler,
+            precision,
+        })
     }
 
-    /// Prompt embeddings.
+    /// Prompt embeddings, in f32.
     ///
     /// # Shapes
     /// - output: `[prompts, tokens, context_dim]`

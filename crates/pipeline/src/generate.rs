@@ -1,6 +1,7 @@
 //! From prompts and hints to pictures.
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use pyrograph_diffusion::{Sampler, SamplerKind};
 use pyrograph_unet::{ControlMode, ControlNet, Residuals};
 use rand::SeedableRng;
@@ -100,19 +101,22 @@ impl<'a> Denoiser<'a> {
         let negative = std::iter::repeat_n(request.negative_prompt.as_str(), n_negative);
         let prompts: Vec<&str> = negative.chain(request.prompts.iter().map(String::as_str)).collect();
         let mode = controlnet.effective_mode(request.mode);
+        let compute = bundle.precision.compute;
         Self {
             bundle,
             controlnet,
-            hint_embedding: controlnet.embed_hint(request.hints.clone()),
-            context: bundle.encode_prompts(&prompts, device),
+            hint_embedding: controlnet.embed_hint(request.hints.clone().cast(compute)),
+            context: bundle.encode_prompts(&prompts, device).cast(compute),
             guidance_scale,
             residual_scales: controlnet.residual_scales(mode, request.conditioning_scale),
             mode,
         }
     }
 
+    /// The prediction in f32.
     fn predict(&self, latents: Tensor<4>, timestep: f32) -> Tensor<4> {
         let [n_pictures, ..] = latents.dims();
+        let latents = latents.cast(self.bundle.precision.compute);
         let Some(guidance_scale) = self.guidance_scale else {
             let residuals = self.residuals(latents.clone(), timestep, &self.context);
             return self.controlled(latents, timestep, residuals);
@@ -134,7 +138,8 @@ impl<'a> Denoiser<'a> {
 
     fn controlled(&self, latents: Tensor<4>, timestep: f32, residuals: Residuals) -> Tensor<4> {
         let [n_samples, ..] = latents.dims();
-        self.bundle.unet.forward(latents, &vec![timestep; n_samples], &self.context, Some(residuals))
+        let unet = &self.bundle.unet;
+        unet.forward(latents, &vec![timestep; n_samples], &self.context, Some(residuals)).cast(DType::F32)
     }
 
     /// The residuals of latents that are the pictures' once, or twice in a row.

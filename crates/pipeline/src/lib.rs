@@ -6,6 +6,7 @@ mod error;
 mod generate;
 mod init_base;
 mod noise;
+mod precision;
 mod random;
 mod tiny;
 
@@ -14,6 +15,7 @@ pub use error::PipelineError;
 pub use generate::{Request, generate};
 pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
+pub use precision::Precision;
 pub use pyrograph_diffusion::SamplerKind;
 pub use pyrograph_unet::ControlMode;
 pub use pyrograph_vae::DiagonalGaussian;

@@ -9,7 +9,7 @@ use pyrograph_unet::UnetConfig;
 use pyrograph_vae::VaeConfig;
 
 use crate::error::PipelineError;
-use crate::{Bundle, TinyBase};
+use crate::{Bundle, Precision, TinyBase};
 
 impl Bundle {
     /// The networks of Stable Diffusion 1.5 with random weights, which are drawn when first used.
@@ -42,6 +42,7 @@ impl Bundle {
             unet_config,
             vae_config,
             text_config: text,
+            precision: Precision::F32,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use crate::ClipTextConfig;
 
@@ -34,6 +35,7 @@ impl ClipTextEmbeddings {
     pub(crate) fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [_, n_tokens] = ids.dims();
         let positions = self.position_embedding.weight.val().narrow(0, 0, n_tokens); // [tokens, d_model]
-        self.token_embedding.forward(ids) + positions.unsqueeze()
+        // Tables in half precision are as good as their rounding, but what is computed from them is not.
+        self.token_embedding.forward(ids).cast(DType::F32) + positions.cast(DType::F32).unsqueeze()
     }
 }

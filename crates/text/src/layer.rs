@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::activation::{gelu, sigmoid};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use pyrograph_kernels::{layer_norm, merge_heads, split_heads};
+use pyrograph_kernels::{layer_norm, linear, merge_heads, split_heads};
 
 use crate::{Activation, ClipTextConfig};
 
@@ -14,12 +14,12 @@ pub(crate) fn new_layer_norm(config: &ClipTextConfig, device: &Device) -> LayerN
 }
 
 /// A linear layer with normal weights and a zero bias.
-fn linear(d_input: usize, d_output: usize, std: f64, device: &Device) -> Linear {
-    let mut linear = LinearConfig::new(d_input, d_output)
+fn new_linear(d_input: usize, d_output: usize, std: f64, device: &Device) -> Linear {
+    let mut layer = LinearConfig::new(d_input, d_output)
         .with_initializer(Initializer::Normal { mean: 0.0, std })
         .init(device);
-    linear.bias = Some(Initializer::Zeros.init([d_output], device));
-    linear
+    layer.bias = Some(Initializer::Zeros.init([d_output], device));
+    layer
 }
 
 /// The standard deviation of layers that feed the residual sum, and of the attention's inputs: smaller the deeper
@@ -50,7 +50,7 @@ impl ClipAttention {
     #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^52")]
     fn new(config: &ClipTextConfig, device: &Device) -> Self {
         let d_model = config.d_model;
-        let projection = |std| linear(d_model, d_model, std, device);
+        let projection = |std| new_linear(d_model, d_model, std, device);
         Self {
             q_proj: projection(deep_std(config)),
             k_proj: projection(deep_std(config)),
@@ -61,12 +61,12 @@ impl ClipAttention {
     }
 
     fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
-        let heads = |projection: &Linear, tokens| split_heads(projection.forward(tokens), self.n_heads);
+        let heads = |projection: &Linear, tokens| split_heads(linear(projection, tokens), self.n_heads);
         let query = heads(&self.q_proj, tokens.clone());
         let key = heads(&self.k_proj, tokens.clone());
         let value = heads(&self.v_proj, tokens);
         let causal = AttentionModuleOptions { is_causal: true, ..Default::default() };
-        self.out_proj.forward(merge_heads(attention(query, key, value, None, None, causal)))
+        linear(&self.out_proj, merge_heads(attention(query, key, value, None, None, causal)))
     }
 }
 
@@ -89,18 +89,19 @@ impl ClipMlp {
     fn new(config: &ClipTextConfig, device: &Device) -> Self {
         let (d_model, d_ff) = (config.d_model, config.d_ff);
         Self {
-            fc1: linear(d_model, d_ff, (2.0 * d_model as f64).powf(-0.5), device),
-            fc2: linear(d_ff, d_model, deep_std(config), device),
+            fc1: new_linear(d_model, d_ff, (2.0 * d_model as f64).powf(-0.5), device),
+            fc2: new_linear(d_ff, d_model, deep_std(config), device),
             activation: config.activation,
         }
     }
 
     fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
-        let hidden = self.fc1.forward(tokens);
-        self.fc2.forward(match self.activation {
+        let hidden = linear(&self.fc1, tokens);
+        let hidden = match self.activation {
             Activation::QuickGelu => quick_gelu(hidden),
             Activation::Gelu => gelu(hidden),
-        })
+        };
+        linear(&self.fc2, hidden)
     }
 }
 

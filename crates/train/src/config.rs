@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
 use crate::lr::{LrScheduler, StepRules};
 use crate::plan::PlanError;
+use crate::precision::PrecisionSection;
 
 /// A training run as it is written down: `configs/*.toml`.
 ///
@@ -30,6 +31,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerSection,
     /// How long to train and how the learning rate moves meanwhile.
     pub schedule: ScheduleSection,
+    /// In which number formats.
+    pub precision: PrecisionSection,
     /// What is traded for less memory.
     pub memory: MemorySection,
     /// What is kept on the way, and what to continue from.

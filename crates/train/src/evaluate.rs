@@ -243,11 +243,13 @@ fn paired_losses(
     noised: Noised,
 ) -> (PairedLosses, Residuals) {
     let Noised { latents, target, times } = noised;
-    let encoded = bundle.unet.encode(latents.clone(), &times, &batch.context);
+    let compute = bundle.precision.compute;
+    let (latents, context) = (latents.cast(compute), &batch.context.clone().cast(compute));
+    let encoded = bundle.unet.encode(latents.clone(), &times, context);
     let residuals =
-        |hint: &Tensor<4>| controlnet.forward(latents.clone(), &times, &batch.context, hint.clone());
+        |hint: &Tensor<4>| controlnet.forward(latents.clone(), &times, context, hint.clone().cast(compute));
     let losses = |residuals| {
-        let prediction = bundle.unet.decode(encoded.clone(), &batch.context, Some(residuals));
+        let prediction = bundle.unet.decode(encoded.clone(), context, Some(residuals));
         sample_losses(prediction, target.clone())
     };
     let own = residuals(&batch.hint);
@@ -275,7 +277,7 @@ impl Strengths {
         self.sums.resize(residuals().count(), 0.0);
         let [batch_size, ..] = residuals().next().expect("at least the middle's").dims();
         for (sum, residual) in self.sums.iter_mut().zip(residuals()) {
-            *sum += scalar(residual.clone().square().mean()) * as_f64(batch_size);
+            *sum += scalar(residual.clone().cast(DType::F32).square().mean()) * as_f64(batch_size);
         }
         self.n_samples += batch_size;
     }

@@ -19,6 +19,7 @@ mod memory;
 mod metrics;
 mod optim;
 mod plan;
+mod precision;
 mod stopwatch;
 mod took_hold;
 mod trainer;
@@ -42,5 +43,6 @@ pub use plan::{
     CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
     PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
+pub use precision::{Compute, MixedPrecision, PrecisionSection};
 pub use stopwatch::PhaseSeconds;
 pub use trainer::Trainer;

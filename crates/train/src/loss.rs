@@ -56,14 +56,15 @@ pub(crate) fn control_gradients(
     let latents = bundle.vae.scale(sample);
     let noise = normal_like(&latents, batch, draw, Purpose::Noise);
     let timesteps = timesteps(batch, draw, schedule.n_train_timesteps());
-    let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
+    let compute = bundle.precision.compute;
+    let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps).cast(compute);
+    let (context, hint) = (&batch.context.clone().cast(compute), batch.hint.clone().cast(compute));
 
     #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
     let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
     stopwatch.lap(Phase::Encode);
-    let encoded = bundle.unet.encode(noisy_latents.clone(), &times, &batch.context);
+    let encoded = bundle.unet.encode(noisy_latents.clone(), &times, context);
     stopwatch.lap(Phase::Unet);
-    let (context, hint) = (&batch.context, batch.hint.clone());
     let target = schedule.target(latents, noise, &timesteps);
     if options.checkpointing {
         let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, context, hint);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{MemorySection, ReportSection, TrainConfig};
 use crate::lr::LrSchedule;
 use crate::optim::AdamWConfig;
+use crate::precision::PrecisionSection;
 
 pub use error::PlanError;
 
@@ -36,6 +37,8 @@ pub struct TrainPlan {
     pub optimizer: OptimizerPlan,
     /// How long to train.
     pub length: Length,
+    /// In which number formats.
+    pub precision: PrecisionSection,
     /// What is traded for less memory.
     pub memory: MemorySection,
     /// What is kept on the way, and what to continue from.

@@ -108,6 +108,8 @@ impl Trainer {
             None => fresh_start(&plan, &bundle, &device)?,
         };
         bundle.check_controlnet(&start.controlnet_config).map_err(TrainError::Pipeline)?;
+        // Not before: a new ControlNet starts from the weights as they are in the file.
+        let bundle = bundle.in_precision(plan.precision.precision());
         Ok(Self {
             encoder: Encoder::new(&plan.cache, &bundle, device.clone()),
             dataset: Arc::new(dataset),
@@ -427,6 +429,7 @@ fn identity(plan: &TrainPlan, dataset: &Dataset) -> Identity {
         ("seed", plan.seed.to_string()),
         ("train_batch_size", plan.data.batch_size.to_string()),
         ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
+        ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
         ("resolution", plan.data.transform.side.get().to_string()),
         ("number of samples", dataset.samples().len().to_string()),
         ("num_eval_samples", plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get()).to_string()),

@@ -7,7 +7,7 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::Gradients;
+use burn::tensor::{DType, Gradients};
 use pyrograph_kernels::{conv2d, group_norm_silu};
 
 use crate::time::sinusoidal;
@@ -53,7 +53,7 @@ impl ControlNet {
     ) -> (Residuals, ControlTape) {
         let plain = self.valid();
         let sinusoidal = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
-        let time = plain.time_embedding.forward(sinusoidal.clone());
+        let time = plain.time_embedding.forward(sinusoidal.clone()).cast(noisy_latents.dtype());
         let mut features = plain.input(noisy_latents.clone(), plain.embed_hint(hint.clone()));
         let mut down = vec![plain.residual(0, features.clone())];
         let mut inputs = Vec::new();
@@ -111,7 +111,8 @@ impl ControlTape {
         let features = controlnet.input(self.noisy_latents, controlnet.embed_hint(self.hint));
         let first = dot(controlnet.residual(0, features.clone()), residual) + dot(features, upstream);
         take(first.backward());
-        take(dot(controlnet.time_embedding.forward(self.sinusoidal), towards_time).backward());
+        let time = controlnet.time_embedding.forward(self.sinusoidal);
+        take(dot(time, towards_time.cast(DType::F32)).backward());
     }
 }
 

@@ -32,7 +32,7 @@ pub enum ControlMode {
     Guess,
 }
 
-/// ControlNet.
+/// ControlNet. It computes in the element type of its input, as the UNet.
 ///
 /// Source: Zhang et al. 2023, figure 3; diffusers `ControlNetModel` (0.42).
 #[derive(Module, Debug)]
@@ -163,9 +163,8 @@ impl ControlNet {
         context: &Tensor<3>,
         hint_embedding: Tensor<4>,
     ) -> Residuals {
-        let device = noisy_latents.device();
-        let time =
-            self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
+        let time = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
+        let time = self.time_embedding.forward(time).cast(noisy_latents.dtype());
         let mut features = self.input(noisy_latents, hint_embedding);
         let mut down = vec![self.residual(0, features.clone())];
         for (block_idx, step_idx) in self.down_steps() {

@@ -3,7 +3,7 @@
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
-use pyrograph_kernels::{conv2d, group_norm_silu, silu};
+use pyrograph_kernels::{conv2d, group_norm_silu, linear, silu};
 
 use crate::UnetConfig;
 
@@ -58,7 +58,7 @@ impl ResnetBlock {
             None => features.clone(),
         };
         let hidden = conv2d(&self.conv1, group_norm_silu(&self.norm1, features));
-        let time: Tensor<4> = self.time_emb_proj.forward(silu(time)).unsqueeze_dims(&[2, 3]); // [batch, channels, 1, 1]
+        let time: Tensor<4> = linear(&self.time_emb_proj, silu(time)).unsqueeze_dims(&[2, 3]); // [batch, channels, 1, 1]
         let hidden = conv2d(&self.conv2, group_norm_silu(&self.norm2, hidden + time));
         shortcut + hidden
     }

@@ -3,7 +3,7 @@
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use pyrograph_kernels::silu;
+use pyrograph_kernels::{linear, silu};
 
 use crate::TimeConfig;
 
@@ -61,7 +61,7 @@ impl TimestepEmbedding {
     }
 
     pub(crate) fn forward(&self, sinusoidal: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(silu(self.linear_1.forward(sinusoidal)))
+        linear(&self.linear_2, silu(linear(&self.linear_1, sinusoidal)))
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use pyrograph_kernels::{attention, conv2d, geglu, group_norm, layer_norm, merge_heads, split_heads};
+use pyrograph_kernels::{attention, conv2d, geglu, group_norm, layer_norm, linear, merge_heads, split_heads};
 
 use crate::resnet::conv1x1;
 use crate::{Projection, UnetConfig};
@@ -41,10 +41,10 @@ impl Attention {
     }
 
     fn forward(&self, tokens: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let query = split_heads(self.to_q.forward(tokens), self.n_heads);
-        let key = split_heads(self.to_k.forward(context.clone()), self.n_heads);
-        let value = split_heads(self.to_v.forward(context), self.n_heads);
-        self.to_out.forward(merge_heads(attention(query, key, value)))
+        let query = split_heads(linear(&self.to_q, tokens), self.n_heads);
+        let key = split_heads(linear(&self.to_k, context.clone()), self.n_heads);
+        let value = split_heads(linear(&self.to_v, context), self.n_heads);
+        linear(&self.to_out, merge_heads(attention(query, key, value)))
     }
 }
 
@@ -67,7 +67,7 @@ impl FeedForward {
     }
 
     fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
-        self.proj_out.forward(geglu(self.proj_in.forward(tokens)))
+        linear(&self.proj_out, geglu(linear(&self.proj_in, tokens)))
     }
 }
 
@@ -131,7 +131,7 @@ impl ChannelProjection {
         };
         let tokens = features.flatten::<3>(2, 3).swap_dims(1, 2);
         match &self.linear {
-            Some(linear) => linear.forward(tokens),
+            Some(projection) => linear(projection, tokens),
             None => tokens,
         }
     }
@@ -139,7 +139,7 @@ impl ChannelProjection {
     /// `[batch, height * width, channels]` to `[batch, channels, height, width]`.
     fn to_features(&self, tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
         let tokens = match &self.linear {
-            Some(linear) => linear.forward(tokens),
+            Some(projection) => linear(projection, tokens),
             None => tokens,
         };
         let [batch, _, channels] = tokens.dims();

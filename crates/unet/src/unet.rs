@@ -12,6 +12,7 @@ use crate::{Residuals, TimeConfig, UnetConfig};
 
 /// UNet2DCondition.
 ///
+/// It computes in the element type of its input, whatever that of its weights is; the context must have the same.
 /// It runs in two halves. A ControlNet's residuals join after the encoder, so in training only the decoder
 /// needs gradients: [`Unet::encode`] runs on plain tensors, [`Unet::decode`] is where autodiff begins.
 ///
@@ -66,9 +67,8 @@ impl Unet {
     /// - context: `[batch, prompt tokens, context_dim]`
     #[must_use]
     pub fn encode(&self, noisy_latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Encoded {
-        let device = noisy_latents.device();
-        let time =
-            self.time_embedding.forward(sinusoidal(timesteps, self.sinusoidal_dim, self.time, &device));
+        let time = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
+        let time = self.time_embedding.forward(time).cast(noisy_latents.dtype());
         let mut features = conv2d(&self.conv_in, noisy_latents);
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {

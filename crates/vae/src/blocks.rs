@@ -3,7 +3,9 @@
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
-use pyrograph_kernels::{attention, conv2d, group_norm_silu, merge_heads, split_heads, upsample_nearest};
+use pyrograph_kernels::{
+    attention, conv2d, group_norm_silu, linear, merge_heads, split_heads, upsample_nearest,
+};
 
 use crate::VaeConfig;
 
@@ -107,10 +109,10 @@ impl MidAttention {
         let [batch, channels, height, width] = features.dims();
         let normed = pyrograph_kernels::group_norm(&self.group_norm, features.clone());
         let tokens = normed.reshape([batch, channels, height * width]).swap_dims(1, 2); // [batch, h*w, channels]
-        let one_head = |projection: &Linear| split_heads(projection.forward(tokens.clone()), 1);
+        let one_head = |projection: &Linear| split_heads(linear(projection, tokens.clone()), 1);
         let attended =
             merge_heads(attention(one_head(&self.to_q), one_head(&self.to_k), one_head(&self.to_v)));
-        let attended = self.to_out.forward(attended).swap_dims(1, 2); // [batch, channels, h*w]
+        let attended = linear(&self.to_out, attended).swap_dims(1, 2); // [batch, channels, h*w]
         features + attended.reshape([batch, channels, height, width])
     }
 }

@@ -8,7 +8,9 @@ use std::str::FromStr;
 
 use clap::Args;
 use pyrograph_data::Side;
+use pyrograph_train::{MemorySection, PrecisionSection};
 
+use super::memory::MemoryArgs;
 use super::small::side;
 
 const AFTER_HELP: &str = "\
@@ -36,15 +38,23 @@ pub(crate) struct BenchArgs {
     /// Batches in an optimizer step.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) gradient_accumulation_steps: NonZeroUsize,
-    /// Keep only the input of each block, and run the block a second time in the backward pass.
-    #[arg(long)]
-    pub(crate) gradient_checkpointing: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Steps to measure.
     #[arg(long, value_name = "N", default_value = "5")]
     pub(crate) steps: NonZeroUsize,
     /// Tell the numbers as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// The sections that the flags of memory say all of.
+    pub(crate) fn memory(&self) -> (PrecisionSection, MemorySection) {
+        let (mut precision, mut memory) = Default::default();
+        self.memory.apply(&mut precision, &mut memory);
+        (precision, memory)
+    }
 }
 
 /// A base model to measure.

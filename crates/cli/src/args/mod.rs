@@ -4,6 +4,7 @@ mod bench;
 mod choice;
 mod eval;
 mod generate;
+mod memory;
 mod reference;
 mod small;
 mod train;

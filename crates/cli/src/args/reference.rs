@@ -89,9 +89,6 @@ pub(crate) struct ReferenceArgs {
     /// No effect.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     hub_model_id: Option<String>,
-    /// Only no is accepted: training is in 32-bit floats.
-    #[arg(long, hide_short_help = true, value_name = "no")]
-    mixed_precision: Option<String>,
     /// Not supported.
     #[arg(long, hide_short_help = true)]
     use_8bit_adam: bool,
@@ -119,10 +116,6 @@ impl ReferenceArgs {
     }
 
     fn refused(&self) -> Option<(String, &'static str)> {
-        if let Some(precision) = self.mixed_precision.as_deref().filter(|precision| *precision != "no") {
-            let hint = "training is in 32-bit floats; use `--mixed_precision no` or leave it out";
-            return Some((format!("mixed_precision {precision}"), hint));
-        }
         let refused = [
             (self.use_8bit_adam, "use_8bit_adam", "leave it out: AdamW keeps its state in 32-bit floats"),
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
@@ -179,13 +172,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_result_is_refused() {
-        for argv in [
-            &["--mixed-precision", "fp16"][..],
-            &["--mixed-precision=bf16"],
-            &["--use-8bit-adam"],
-            &["--push-to-hub"],
-            &["--dataset-config-name", "en"],
-        ] {
+        for argv in [&["--use-8bit-adam"][..], &["--push-to-hub"], &["--dataset-config-name", "en"]] {
             let error = reference(argv).check().expect_err(argv[0]);
             assert!(error.hint().is_some(), "{error}");
         }
@@ -193,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_cannot_change_the_result_is_accepted_with_a_reason() {
-        let given = reference(&["--allow-tf32", "--mixed-precision", "no", "--revision", "main"]);
+        let given = reference(&["--allow-tf32", "--revision", "main"]);
         assert!(given.check().is_ok());
         let flags: Vec<_> = given.without_effect().map(|(flag, _)| flag).collect();
         assert_eq!(flags, ["allow_tf32", "revision"]);

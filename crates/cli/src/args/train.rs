@@ -10,6 +10,7 @@ use pyrograph_data::Interpolation;
 use pyrograph_train::{CacheKind, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
 use super::choice::choice;
+use super::memory::MemoryArgs;
 use super::reference::{ReferenceArgs, UsageError};
 
 const AFTER_HELP: &str = r#"A flag wins over the preset, the preset over the default. A preset's keys have the names of the
@@ -42,6 +43,8 @@ pub(crate) struct TrainArgs {
     optimizer: OptimizerArgs,
     #[command(flatten)]
     schedule: ScheduleArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     #[command(flatten)]
@@ -137,9 +140,6 @@ struct OptimizerArgs {
     /// Micro-batches per update [default: 1].
     #[arg(long, value_name = "N")]
     gradient_accumulation_steps: Option<NonZeroUsize>,
-    /// Keep only the input of each block, and run the block a second time in the backward pass: less memory, more time.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    gradient_checkpointing: Option<bool>,
     /// AdamW's decay of the mean of the gradients [default: 0.9].
     #[arg(long, value_name = "B1")]
     adam_beta1: Option<f64>,
@@ -295,6 +295,7 @@ impl TrainArgs {
         set_some(&mut config.cache.cache_dir, &self.cache.cache_dir);
         self.optimizer.apply(&mut config);
         self.schedule.apply(&mut config);
+        self.memory.apply(&mut config.precision, &mut config.memory);
         self.checkpoint.apply(&mut config);
         self.validation.apply(&mut config);
         set(&mut config.evaluation.num_eval_samples, &self.evaluation.num_eval_samples);
@@ -341,7 +342,6 @@ impl DataArgs {
 
 impl OptimizerArgs {
     fn apply(&self, config: &mut TrainConfig) {
-        set(&mut config.memory.gradient_checkpointing, &self.gradient_checkpointing);
         let optimizer = &mut config.optimizer;
         set(&mut optimizer.learning_rate, &self.learning_rate);
         set(&mut optimizer.scale_lr, &self.scale_lr);

@@ -7,8 +7,8 @@ use burn::tensor::Device;
 use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_train::{
-    DataSection, EvaluationSection, Measurement, MemorySection, ModelSection, OptimizerSection, PhaseSeconds,
-    RunSection, TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
+    DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
+    TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
 
@@ -48,6 +48,7 @@ fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bun
 
 /// The defaults of `train`, without evaluation and validation.
 fn plan(args: &BenchArgs, side: Side, scratch: &Path) -> anyhow::Result<TrainPlan> {
+    let (precision, memory) = args.memory();
     Ok(TrainPlan::try_from(TrainConfig {
         model: ModelSection {
             pretrained_model_name_or_path: Some(scratch.join("base")),
@@ -63,7 +64,8 @@ fn plan(args: &BenchArgs, side: Side, scratch: &Path) -> anyhow::Result<TrainPla
             gradient_accumulation_steps: args.gradient_accumulation_steps,
             ..OptimizerSection::default()
         },
-        memory: MemorySection { gradient_checkpointing: args.gradient_checkpointing },
+        precision,
+        memory,
         validation: ValidationSection { num_validation_samples: 0, ..ValidationSection::default() },
         evaluation: EvaluationSection { num_eval_samples: 0, ..EvaluationSection::default() },
         run: RunSection { output_dir: scratch.join("out"), ..RunSection::default() },
@@ -117,12 +119,14 @@ impl Rates {
 
 fn json(args: &BenchArgs, side: Side, measurement: &Measurement) -> String {
     let rates = Rates::new(measurement);
+    let (precision, memory) = args.memory();
     json!({
         "preset": args.preset.to_string(),
         "backend": backend::NAME,
         "resolution": side.get(),
         "batch_size": args.batch_size,
-        "gradient_checkpointing": args.gradient_checkpointing,
+        "mixed_precision": precision.mixed_precision.name(),
+        "gradient_checkpointing": memory.gradient_checkpointing,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "step_seconds": rates.step_seconds,
         "images_per_second": rates.images_per_second,

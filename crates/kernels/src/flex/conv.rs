@@ -17,19 +17,20 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
 
 use self::compute::Geometry;
 use super::applies;
+use super::half::{is_frozen_half, widened};
 use super::memory::{contiguous, tensor, values};
+use crate::conv::padding;
 
 /// Convolution as an operation of a backend, like `ModuleOps::conv2d` but for one group only.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait Convolution: Backend {
-    /// Shapes as `ModuleOps::conv2d`.
+    /// Shapes as `ModuleOps::conv2d`. A weight in half precision is kept so, and widened at each use.
     fn convolution(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -46,7 +47,7 @@ impl Convolution for Flex {
         options: ConvOptions<2>,
     ) -> FlexTensor {
         let geometry = geometry(&input, &weight, &options);
-        let (input, weight, bias) = (contiguous(input), contiguous(weight), contiguous(bias));
+        let (input, weight, bias) = (contiguous(input), widened(weight), contiguous(bias));
         let output = geometry.forward(values(&input), values(&weight), values(&bias));
         let [height, width] = geometry.out_size;
         tensor(output, [geometry.n_images, geometry.channels_out, height, width])
@@ -96,17 +97,17 @@ impl Backward<Flex, 3> for ConvolutionBackward {
         let gradient = contiguous(grads.consume::<Flex>(&ops.node));
         let mut retrieve = |saved: Option<NodeId>| {
             let saved = saved.expect("saved in the forward pass for a tracked counterpart");
-            contiguous(checkpointer.retrieve_node_output::<FlexTensor>(saved))
+            checkpointer.retrieve_node_output::<FlexTensor>(saved)
         };
         if let Some(node) = input_node {
-            let weight = retrieve(weight);
+            let weight = widened(retrieve(weight));
             let towards_input = geometry.input_gradient(values(&gradient), values(&weight));
             let [height, width] = geometry.size;
             let shape = [geometry.n_images, geometry.channels_in, height, width];
             grads.register::<Flex>(node.id, tensor(towards_input, shape));
         }
         if let Some(node) = weight_node {
-            let input = retrieve(input);
+            let input = contiguous(retrieve(input));
             let towards_weight = geometry.weight_gradient(values(&input), values(&gradient));
             let [height, width] = geometry.kernel;
             let shape = [geometry.channels_out, geometry.channels_in, height, width];
@@ -147,13 +148,9 @@ impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
 
 /// [`crate::conv2d`] where the special kernel covers it.
 pub(crate) fn conv2d(conv: &Conv2d, input: &Tensor<4>) -> Option<Tensor<4>> {
-    let padding = match conv.padding {
-        PaddingConfig2d::Valid => [(0, 0); 2],
-        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        PaddingConfig2d::Same => return None,
-    };
+    let padding = padding(conv)?;
     let weight = conv.weight.val();
-    if conv.groups != 1 || !applies(input) || !applies(&weight) {
+    if conv.groups != 1 || !applies(input) || !(applies(&weight) || is_frozen_half(&weight)) {
         return None;
     }
     let bias = match &conv.bias {

@@ -138,6 +138,14 @@ pub enum PlanError {
         /// The name given.
         name: String,
     },
+    /// The name of no number format.
+    #[error("unknown format `{name}`, expected {}", expected.join(", "))]
+    UnknownPrecision {
+        /// The name given.
+        name: String,
+        /// The known names.
+        expected: &'static [&'static str],
+    },
     /// A cache on disk without a folder.
     #[error("`--cache disk` needs `--cache_dir`: there is no home folder to find the usual place in")]
     NoCacheDir,

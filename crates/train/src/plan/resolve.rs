@@ -21,7 +21,8 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, cache, optimizer, schedule, memory, checkpoint, .. } = config;
+        let TrainConfig { model, data, cache, optimizer, schedule, precision, memory, checkpoint, .. } =
+            config;
         let TrainConfig { validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
@@ -44,6 +45,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
             cache,
             optimizer,
             length,
+            precision,
             memory,
             checkpoint,
             validation,
@@ -255,7 +257,7 @@ fn evaluation_plan(
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, cache, optimizer, length, memory, checkpoint, .. } = plan;
+        let TrainPlan { model, data, cache, optimizer, length, precision, memory, checkpoint, .. } = plan;
         let TrainPlan { validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
         let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
@@ -296,6 +298,7 @@ impl From<TrainPlan> for TrainConfig {
                 adam_epsilon: optimizer.adamw.epsilon,
                 max_grad_norm: optimizer.max_grad_norm,
             },
+            precision,
             memory,
             checkpoint: CheckpointSection {
                 checkpointing_steps: checkpoint.every_steps,

@@ -1,0 +1,49 @@
+//! The element types of a bundle's networks.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use crate::Bundle;
+
+/// In which floating-point formats frozen weights are kept and networks compute.
+///
+/// Vectors (biases and norms) stay in f32, and so does what VAE and text encoder compute: neither is worth what
+/// rounding costs. Norms, softmax and losses are computed in f32 whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// Of the matrices and kernels of UNet, VAE and text encoder.
+    pub weights: DType,
+    /// Of the activations of UNet and ControlNet.
+    pub compute: DType,
+}
+
+impl Precision {
+    /// 32 bits everywhere.
+    pub const F32: Self = Self { weights: DType::F32, compute: DType::F32 };
+}
+
+impl Bundle {
+    /// The same networks in another precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        let cast = &mut CastWeights { dtype: precision.weights };
+        Self {
+            unet: self.unet.map(cast),
+            vae: self.vae.map(cast),
+            text_encoder: self.text_encoder.map(cast),
+            precision,
+            ..self
+        }
+    }
+}
+
+struct CastWeights {
+    dtype: DType,
+}
+
+impl ModuleMapper for CastWeights {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D == 1 { param } else { param.map(|weight| weight.cast(self.dtype)) }
+    }
+}

@@ -1,0 +1,124 @@
+//! Half precision: frozen weights of 16 bits, activations of 16 or 32, and a ControlNet of 32.
+
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::DType;
+use pyrograph::backend;
+use pyrograph_train::{Compute, Event, MixedPrecision, Observer, TrainConfig, TrainError, Trainer};
+
+use super::{circles_of, plan};
+
+const N_STEPS: u64 = 4;
+
+#[derive(Default)]
+struct Seen {
+    losses: Vec<f64>,
+    gaps: Vec<f64>,
+}
+
+impl Observer for Seen {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        match event {
+            Event::Progress(progress) => self.losses.push(progress.loss),
+            Event::Evaluation(evaluation) => self.gaps.push(evaluation.control_gap),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Trains some steps; returns what was observed and the trainer at the end.
+fn train(dir: &Path, name: &str, change: impl FnOnce(&mut TrainConfig)) -> (Seen, Trainer) {
+    let plan = plan(dir, &dir.join(name), |config| {
+        config.schedule.max_train_steps = N_STEPS.try_into().ok();
+        config.checkpoint.checkpointing_steps = 2.try_into().expect("not zero");
+        config.evaluation.num_eval_samples = 2;
+        change(config);
+    });
+    let mut trainer = Trainer::new(plan, &backend::device()).expect("a trainer");
+    let mut seen = Seen::default();
+    trainer.run(&mut seen).expect("four steps");
+    (seen, trainer)
+}
+
+/// The element types of a module's matrices and kernels, and of its vectors.
+fn types<M: Module>(module: &M) -> [Vec<DType>; 2] {
+    #[derive(Default)]
+    struct Types([Vec<DType>; 2]);
+    impl ModuleVisitor for Types {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let types = &mut self.0[usize::from(D == 1)];
+            types.push(param.val().dtype());
+            types.dedup();
+        }
+    }
+    let mut types = Types::default();
+    module.visit(&mut types);
+    types.0
+}
+
+fn check(mixed_precision: MixedPrecision, compute: Compute, largest_difference: f64) {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles_of(dir.path(), 20);
+    let (whole, _) = train(dir.path(), "whole", |_| {});
+    for gradient_checkpointing in [false, true] {
+        let (half, trainer) = train(dir.path(), "half", |config| {
+            config.precision.mixed_precision = mixed_precision;
+            config.precision.compute = Some(compute);
+            config.memory.gradient_checkpointing = gradient_checkpointing;
+        });
+        assert_eq!(half.losses.len(), 4);
+        assert_ne!(half.losses, whole.losses, "half precision has an effect");
+        for (half, whole) in half.losses.iter().zip(&whole.losses) {
+            assert!((half - whole).abs() < largest_difference * whole, "{half} {whole}");
+        }
+        assert!(half.gaps.iter().all(|gap| gap.is_finite()) && !half.gaps.is_empty());
+        let expected = match mixed_precision {
+            MixedPrecision::Bf16 => DType::BF16,
+            _ => DType::F16,
+        };
+        assert_eq!(types(&trainer.bundle().unet), [vec![expected], vec![DType::F32]]);
+        assert_eq!(types(&trainer.bundle().text_encoder)[0], [expected]);
+        assert_eq!(types(&trainer.bundle().vae)[0], [expected]);
+        assert_eq!(types(trainer.controlnet()), [vec![DType::F32], vec![DType::F32]]);
+    }
+}
+
+#[test]
+fn frozen_weights_in_bf16_train_like_those_in_f32() {
+    check(MixedPrecision::Bf16, Compute::F32, 0.02);
+}
+
+#[test]
+fn frozen_weights_in_fp16_train_like_those_in_f32() {
+    check(MixedPrecision::Fp16, Compute::F32, 0.003);
+}
+
+#[test]
+fn activations_in_bf16_train_like_those_in_f32() {
+    check(MixedPrecision::Bf16, Compute::Half, 0.05);
+}
+
+#[test]
+fn a_run_in_bf16_resumes_with_the_same_bits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles_of(dir.path(), 20);
+    let bf16 = |config: &mut TrainConfig| {
+        config.precision.mixed_precision = MixedPrecision::Bf16;
+        config.precision.compute = Some(Compute::F32);
+    };
+    train(dir.path(), "straight", bf16);
+    train(dir.path(), "resumed", |config| {
+        bf16(config);
+        config.schedule.max_train_steps = Some(2.try_into().expect("not zero"));
+    });
+    train(dir.path(), "resumed", |config| {
+        bf16(config);
+        config.checkpoint.resume_from_checkpoint = Some("latest".into());
+    });
+    let weights =
+        |name: &str| std::fs::read(dir.path().join(name).join("diffusion_pytorch_model.safetensors"));
+    assert!(weights("straight").expect("weights") == weights("resumed").expect("weights"));
+}
