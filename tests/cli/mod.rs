@@ -11,6 +11,7 @@
 mod bad_data;
 mod bad_models;
 mod bad_settings;
+mod bench;
 mod cache;
 mod checkpoints;
 mod eval;

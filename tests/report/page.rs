@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use pyrograph_report::{ReportError, RunFacts, Section, write_report};
+use pyrograph_report::{BatchPoint, ReportError, RunFacts, Section, write_bench, write_report};
 
 use super::{HOSTILE, run_dir};
 
@@ -125,6 +125,32 @@ fn a_browser_draws_every_chart_and_moves_the_pictures() {
     assert!((1..4).all(|idx| !kinds[..idx].contains(&kinds[idx])), "four different pictures");
     let tooltip = dom.split_once("class=\"tooltip\"").unwrap().1;
     assert!(tooltip.contains("<b>Step 40</b>") && tooltip.contains("0.03 ± 0.001"), "{}", &tooltip[..300]);
+}
+
+#[test]
+fn a_browser_draws_the_curves_of_a_benchmark() {
+    let Some(chromium) = chromium() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bench.html");
+    let points = [1, 4, 16].map(|images_per_step| BatchPoint {
+        images_per_step,
+        images_per_second: 30.0,
+        fraction_of_matmul: 0.25,
+        peak_bytes: Some(images_per_step << 30),
+        device_bytes: None,
+    });
+    write_bench(&path, &facts(), &points).unwrap();
+    let reader = r#"<script>addEventListener("load", () => {
+        const plots = document.querySelectorAll(".plot");
+        plots[plots.length - 1].dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
+    });</script>"#;
+    fs::write(&path, fs::read_to_string(&path).unwrap() + reader).unwrap();
+    let output = open(&chromium, &path, &["--dump-dom".to_owned()]);
+    assert_no_complaint(&output);
+    let dom = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(dom.matches("<canvas").count(), 3, "speed, use and main memory");
+    let tooltip = dom.split_once("class=\"tooltip\"").unwrap().1;
+    assert!(tooltip.contains("<b>Batch of 16</b>") && tooltip.contains("16 GiB"), "{}", &tooltip[..300]);
 }
 
 #[test]

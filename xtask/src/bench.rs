@@ -22,10 +22,15 @@ pub(crate) struct BenchArgs {
     /// Measure single operations and the loading of pictures, ours and then PyTorch's and torchvision's.
     #[arg(long)]
     kernels: bool,
+    /// Measure from the command to the first step on the tiny base, ours and diffusers' in turns.
+    ///
+    /// Its Python needs accelerate, datasets and torchvision besides.
+    #[arg(long, conflicts_with_all = ["vs_diffusers", "kernels"])]
+    startup: bool,
     /// The backend to measure.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     backend: Backend,
-    /// Passed on to `pyrograph bench` or, with --vs-diffusers, to `tests/reference/bench_vs_diffusers.py`.
+    /// Passed on to `pyrograph bench` or, with --vs-diffusers or --startup, to its script in `tests/reference`.
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -47,10 +52,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         "build --release --package pyrograph --no-default-features --features {feature}"
     )))?;
     let program = target_dir().join("release").join(format!("pyrograph{}", env::consts::EXE_SUFFIX));
-    if !args.vs_diffusers {
-        return run(Command::new(program).arg("bench").args(&args.args));
-    }
-    let script = root().join("tests/reference/bench_vs_diffusers.py");
+    let script = match (args.vs_diffusers, args.startup) {
+        (true, _) => "bench_vs_diffusers.py",
+        (_, true) => "bench_startup.py",
+        _ => return run(Command::new(program).arg("bench").args(&args.args)),
+    };
+    let script = root().join("tests/reference").join(script);
     run(Command::new(python).arg(script).arg("--pyrograph").arg(program).args(&args.args))
         .context(NEEDS_PYTHON)
 }

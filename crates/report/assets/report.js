@@ -64,7 +64,7 @@
       line.append(swatch, curve.label || "value", element("em", "", `${number(value)}${error} ${chart.unit}`.trim()));
       return [line];
     });
-    tooltip.replaceChildren(element("b", "", `Step ${whole.format(chart.steps[idx])}`), ...lines);
+    tooltip.replaceChildren(element("b", "", `${run.axis} ${whole.format(chart.steps[idx])}`), ...lines);
     tooltip.hidden = false;
     const area = plot.over.getBoundingClientRect();
     const at = area.left + left;

@@ -24,7 +24,7 @@ pub(crate) struct Chart {
     pub(crate) unit: &'static str,
     /// Whether the vertical axis starts at zero.
     pub(crate) has_zero: bool,
-    /// Optimizer steps.
+    /// Where on the horizontal axis: optimizer steps, but for a benchmark.
     pub(crate) steps: Vec<u64>,
     pub(crate) curves: Vec<Curve>,
     /// The standard error of the one curve that has one.
@@ -96,7 +96,7 @@ impl Chart {
     }
 
     /// A chart of curves, without those that have no value; `None` if none is left.
-    fn new(look: Look, steps: Vec<u64>, curves: Vec<Curve>) -> Option<Self> {
+    pub(crate) fn new(look: Look, steps: Vec<u64>, curves: Vec<Curve>) -> Option<Self> {
         let curves: Vec<Curve> =
             curves.into_iter().filter(|curve| curve.values.iter().any(Option::is_some)).collect();
         if curves.is_empty() {
@@ -108,12 +108,12 @@ impl Chart {
 }
 
 /// Everything of a chart but its values.
-struct Look {
-    title: &'static str,
-    about: String,
-    weight: Weight,
-    unit: &'static str,
-    has_zero: bool,
+pub(crate) struct Look {
+    pub(crate) title: &'static str,
+    pub(crate) about: String,
+    pub(crate) weight: Weight,
+    pub(crate) unit: &'static str,
+    pub(crate) has_zero: bool,
 }
 
 /// All charts of which the run knows something, the most telling first.

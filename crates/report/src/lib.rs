@@ -24,6 +24,7 @@
 //! # Ok::<(), pyrograph_report::ReportError>(())
 //! ```
 
+mod bench;
 mod chart;
 mod error;
 mod format;
@@ -42,6 +43,7 @@ use crate::gallery::{Gallery, LIMITS};
 use crate::run::Run;
 
 pub use crate::{
+    bench::{BatchPoint, write_bench},
     error::ReportError,
     record::{Bin, Evaluation, Progress, Record, Started, Validation, ZeroConv, read_metrics},
     tensorboard::TensorBoard,

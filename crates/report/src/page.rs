@@ -27,19 +27,46 @@ const MAX_WARNINGS: usize = 8;
 
 /// What the page's script reads.
 #[derive(Serialize)]
-struct ScriptData<'a> {
+pub(crate) struct ScriptData<'a> {
     charts: &'a [Chart],
     gallery: &'a Gallery,
     took_hold: Option<u64>,
+    /// Written before a place on the charts' horizontal axes: `Step`.
+    axis: &'static str,
     /// Seconds since 1970, for a date in the reader's own time.
     written_at: u64,
+}
+
+impl<'a> ScriptData<'a> {
+    pub(crate) fn new(
+        charts: &'a [Chart],
+        gallery: &'a Gallery,
+        took_hold: Option<u64>,
+        axis: &'static str,
+    ) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self { charts, gallery, took_hold, axis, written_at: now.unwrap_or_default().as_secs() }
+    }
 }
 
 /// The whole page.
 pub(crate) fn page(facts: &RunFacts, run: &Run, gallery: &Gallery) -> String {
     let charts = charts(run);
-    let written_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let data = ScriptData { charts: &charts, gallery, took_hold: run.took_hold, written_at };
+    let data = ScriptData::new(&charts, gallery, run.took_hold, "Step");
+    let body = html! {
+        header.hero { (hero(facts, run)) }
+        main {
+            @if !gallery.frames.is_empty() { (pictures(run, gallery)) }
+            @if !charts.is_empty() { (chart_section(&charts, "How it learns", "Over optimizer steps.")) }
+            (details(facts))
+        }
+        (footer())
+    };
+    document(&facts.title, &data, &body)
+}
+
+/// A page around its body.
+pub(crate) fn document(title: &str, data: &ScriptData<'_>, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -49,19 +76,13 @@ pub(crate) fn page(facts: &RunFacts, run: &Run, gallery: &Gallery) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="generator" content=(concat!("Pyrograph ", env!("CARGO_PKG_VERSION")));
-                title { (facts.title) " · Pyrograph" }
+                title { (title) " · Pyrograph" }
                 link rel="icon" href="data:,";
                 style { (PreEscaped(UPLOT_CSS)) (PreEscaped(REPORT_CSS)) }
             }
             body {
-                header.hero { (hero(facts, run)) }
-                main {
-                    @if !gallery.frames.is_empty() { (pictures(run, gallery)) }
-                    @if !charts.is_empty() { (curves(&charts)) }
-                    (details(facts))
-                }
-                (footer())
-                script type="application/json" id="run" { (PreEscaped(json(&data))) }
+                (body)
+                script type="application/json" id="run" { (PreEscaped(json(data))) }
                 script { (PreEscaped(UPLOT_JS)) }
                 script { (PreEscaped(REPORT_JS)) }
             }
@@ -235,12 +256,12 @@ fn gallery_notes(gallery: &Gallery) -> Vec<String> {
     notes
 }
 
-fn curves(charts: &[Chart]) -> Markup {
+pub(crate) fn chart_section(charts: &[Chart], title: &str, about: &str) -> Markup {
     html! {
         section #curves aria-labelledby="curves-title" {
             div.section-head {
-                h2 #curves-title { "How it learns" }
-                p { "Over optimizer steps." span.with-mouse { " Drag to zoom, double-click to go back." } }
+                h2 #curves-title { (title) }
+                p { (about) span.with-mouse { " Drag to zoom, double-click to go back." } }
             }
             @for weight in [Weight::Primary, Weight::Secondary] {
                 div.charts.secondary[weight == Weight::Secondary] {
@@ -298,7 +319,7 @@ fn figure(chart_idx: usize, chart: &Chart) -> Markup {
     }
 }
 
-fn details(facts: &RunFacts) -> Markup {
+pub(crate) fn details(facts: &RunFacts) -> Markup {
     html! {
         section #details aria-labelledby="details-title" {
             div.section-head { h2 #details-title { "What it was made of" } }
@@ -327,7 +348,7 @@ fn details(facts: &RunFacts) -> Markup {
     }
 }
 
-fn footer() -> Markup {
+pub(crate) fn footer() -> Markup {
     html! {
         footer {
             p { "Written by Pyrograph " (env!("CARGO_PKG_VERSION")) span #written-at {} ". This page loads nothing from anywhere." }

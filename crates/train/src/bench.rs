@@ -26,9 +26,15 @@ pub struct Measurement {
     pub matmul_flops_per_second: [f64; 2],
     /// The most main memory that the process has held, where the system tells.
     pub peak_bytes: Option<u64>,
+    /// What the process holds after the last step over what it held after step 100, if there were at least twice as
+    /// many: more than 1 for a leak.
+    pub resident_growth: Option<f64>,
     /// What the device's allocator holds, where it tells.
     pub device_bytes: Option<u64>,
 }
+
+/// By then all caches are full and all buffers are there.
+const EARLY_STEP: usize = 100;
 
 impl Trainer {
     /// Makes one training step to warm up and `n_steps` to measure; nothing is written.
@@ -47,7 +53,16 @@ impl Trainer {
         let first_step = step(self)?;
         // The probe's own memory would count as the step's.
         let before = matmul_flops_per_second(self.device());
-        let steps = (0..n_steps).map(|_| step(self)).collect::<Result<_, _>>()?;
+        let mut early_bytes = None;
+        let mut steps = Vec::with_capacity(n_steps);
+        for step_idx in 0..n_steps {
+            if step_idx == EARLY_STEP {
+                early_bytes = memory::current_bytes();
+            }
+            steps.push(step(self)?);
+        }
+        let late_bytes = memory::current_bytes().filter(|_| n_steps >= 2 * EARLY_STEP);
+        let resident_growth = early_bytes.zip(late_bytes).map(|(early, late)| late as f64 / early as f64);
         let peak_bytes = memory::peak_bytes();
         let device_bytes = self.device().memory_pool_usage().map(|usage| usage.bytes_reserved);
         let after = matmul_flops_per_second(self.device());
@@ -65,6 +80,7 @@ impl Trainer {
             flops_per_step: flops * images_per_step as u64,
             matmul_flops_per_second: [before, after],
             peak_bytes,
+            resident_growth,
             device_bytes,
         })
     }

@@ -18,7 +18,7 @@ It trains on drawn circles, in a folder that is deleted afterwards. The first st
 by itself; the others wait for the device after each phase, which training does not.
 
 Examples:
-  pyrograph bench --preset tiny --batch-size 16
+  pyrograph bench --batch-size 1 4 16 --html bench.html
   pyrograph bench --preset sd15 --resolution 256 --batch-size 1 --steps 3 --json";
 
 /// Measure how fast training is, where the time of a step goes, and how much memory it takes.
@@ -32,9 +32,9 @@ pub(crate) struct BenchArgs {
     /// Width and height of the pictures in pixels, a multiple of 8 [default: what the base model was trained for].
     #[arg(long, value_name = "PIXELS", value_parser = side)]
     pub(crate) resolution: Option<Side>,
-    /// Pictures in a batch.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) batch_size: NonZeroUsize,
+    /// Pictures in a batch; several sizes are measured one after another, the smallest first.
+    #[arg(long, num_args = 1.., value_name = "N", default_value = "1")]
+    pub(crate) batch_size: Vec<NonZeroUsize>,
     /// Batches in an optimizer step.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) gradient_accumulation_steps: NonZeroUsize,
@@ -43,9 +43,12 @@ pub(crate) struct BenchArgs {
     /// Steps to measure.
     #[arg(long, value_name = "N", default_value = "5")]
     pub(crate) steps: NonZeroUsize,
-    /// Tell the numbers as one line of JSON.
+    /// Tell the numbers as one line of JSON for each batch size.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw speed and memory over the batch sizes on a page.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 impl BenchArgs {

@@ -1,11 +1,13 @@
 //! `pyrograph bench`.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::Device;
 use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
+use pyrograph_report::{BatchPoint, RunFacts, Section, write_bench};
 use pyrograph_train::{
     DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
     TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
@@ -17,21 +19,49 @@ use crate::args::{BenchArgs, BenchModel};
 use crate::backend;
 
 pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let mut batch_sizes = args.batch_size.clone();
+    // What one has held stays with the process, so a smaller one after it would seem to need as much.
+    batch_sizes.sort();
+    let mut points = Vec::new();
+    for batch_size in batch_sizes {
+        let measured = measure(args, batch_size)?;
+        let text = if args.json { measured.json(args) + "\n" } else { measured.table() };
+        std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
+        points.push(measured.point());
+    }
+    if let Some(path) = &args.html {
+        let title = format!("Training {}", args.preset);
+        let rows = vec![
+            ("backend".to_owned(), backend::NAME.to_owned()),
+            ("Pyrograph".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        let sections = vec![Section { title: "Measured".to_owned(), rows }];
+        write_bench(path, &RunFacts { title, sections, config_toml: String::new() }, &points)?;
+    }
+    Ok(())
+}
+
+/// What was measured of one batch size.
+struct Measured {
+    side: Side,
+    batch_size: NonZeroUsize,
+    measurement: Measurement,
+}
+
+fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measured> {
     let device = backend::device();
     let scratch = tempfile::tempdir()?;
     let bundle = base_model(&args.preset, scratch.path(), &device)?;
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
-    let plan = plan(args, side, scratch.path())?;
+    let plan = plan(args, batch_size, side, scratch.path())?;
     // An epoch of one step: a shorter one would end the step early.
-    let count = args.batch_size.saturating_mul(args.gradient_accumulation_steps);
+    let count = batch_size.saturating_mul(args.gradient_accumulation_steps);
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
     let mut trainer = Trainer::with_bundle(plan, |_, _| Ok(bundle), &device)?;
     let measurement = trainer.bench(args.steps.get())?;
-    let text = if args.json { json(args, side, &measurement) + "\n" } else { table(&measurement) };
-    std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
-    Ok(())
+    Ok(Measured { side, batch_size, measurement })
 }
 
 fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bundle, PipelineError> {
@@ -47,7 +77,7 @@ fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bun
 }
 
 /// The defaults of `train`, without evaluation and validation.
-fn plan(args: &BenchArgs, side: Side, scratch: &Path) -> anyhow::Result<TrainPlan> {
+fn plan(args: &BenchArgs, batch_size: NonZeroUsize, side: Side, scratch: &Path) -> anyhow::Result<TrainPlan> {
     let (precision, memory) = args.memory();
     Ok(TrainPlan::try_from(TrainConfig {
         model: ModelSection {
@@ -57,7 +87,7 @@ fn plan(args: &BenchArgs, side: Side, scratch: &Path) -> anyhow::Result<TrainPla
         data: DataSection {
             train_data_dir: Some(scratch.join("circles")),
             resolution: side.get(),
-            train_batch_size: args.batch_size,
+            train_batch_size: batch_size,
             ..DataSection::default()
         },
         optimizer: OptimizerSection {
@@ -117,55 +147,72 @@ impl Rates {
     }
 }
 
-fn json(args: &BenchArgs, side: Side, measurement: &Measurement) -> String {
-    let rates = Rates::new(measurement);
-    let (precision, memory) = args.memory();
-    json!({
-        "preset": args.preset.to_string(),
-        "backend": backend::NAME,
-        "resolution": side.get(),
-        "batch_size": args.batch_size,
-        "mixed_precision": precision.mixed_precision.name(),
-        "gradient_checkpointing": memory.gradient_checkpointing,
-        "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "step_seconds": rates.step_seconds,
-        "images_per_second": rates.images_per_second,
-        "peak_bytes": measurement.peak_bytes,
-        "device_bytes": measurement.device_bytes,
-        "flops": measurement.flops_per_step,
-        "fraction_of_matmul": rates.fraction_of_matmul(),
-        "matmul_flops_per_second": rates.matmul_flops_per_second,
-        "phases": medians(&measurement.steps),
-        "first_step": measurement.first_step,
-        "steps": measurement.steps.iter().map(PhaseSeconds::total).collect::<Vec<_>>(),
-    })
-    .to_string()
-}
+impl Measured {
+    fn json(&self, args: &BenchArgs) -> String {
+        let Self { side, batch_size, measurement } = self;
+        let rates = Rates::new(measurement);
+        let (precision, memory) = args.memory();
+        json!({
+            "preset": args.preset.to_string(),
+            "backend": backend::NAME,
+            "resolution": side.get(),
+            "batch_size": batch_size,
+            "mixed_precision": precision.mixed_precision.name(),
+            "gradient_checkpointing": memory.gradient_checkpointing,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "step_seconds": rates.step_seconds,
+            "images_per_second": rates.images_per_second,
+            "peak_bytes": measurement.peak_bytes,
+            "resident_growth": measurement.resident_growth,
+            "device_bytes": measurement.device_bytes,
+            "flops": measurement.flops_per_step,
+            "fraction_of_matmul": rates.fraction_of_matmul(),
+            "matmul_flops_per_second": rates.matmul_flops_per_second,
+            "phases": medians(&measurement.steps),
+            "first_step": measurement.first_step,
+            "steps": measurement.steps.iter().map(PhaseSeconds::total).collect::<Vec<_>>(),
+        })
+        .to_string()
+    }
 
-fn table(measurement: &Measurement) -> String {
-    let rates = Rates::new(measurement);
-    let phases = medians(&measurement.steps);
-    let seconds = |seconds: f64| format!("{seconds:.4} s");
-    let gigabytes = |bytes: Option<u64>| {
-        bytes.map_or_else(|| "unknown".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9))
-    };
-    let rows = [
-        ("step (median)", seconds(rates.step_seconds)),
-        ("  data", seconds(phases.data)),
-        ("  encode", seconds(phases.encode)),
-        ("  unet", seconds(phases.unet)),
-        ("  controlnet", seconds(phases.controlnet)),
-        ("  backward", seconds(phases.backward)),
-        ("  optimizer", seconds(phases.optimizer)),
-        ("first step", seconds(measurement.first_step.total())),
-        ("images per second", format!("{:.3}", rates.images_per_second)),
-        ("peak memory, host", gigabytes(measurement.peak_bytes)),
-        ("memory, device", gigabytes(measurement.device_bytes)),
-        ("operations per step", format!("{:.4} TFLOP", measurement.flops_per_step as f64 / 1e12)),
-        ("operations per second", format!("{:.4} TFLOP", rates.flops_per_second / 1e12)),
-        ("of a matrix product's", format!("{:.1} %", 100.0 * rates.fraction_of_matmul())),
-    ];
-    rows.into_iter().map(|(name, value)| format!("{name:<24} {value}\n")).collect()
+    fn table(&self) -> String {
+        let measurement = &self.measurement;
+        let rates = Rates::new(measurement);
+        let phases = medians(&measurement.steps);
+        let seconds = |seconds: f64| format!("{seconds:.4} s");
+        let gigabytes = |bytes: Option<u64>| {
+            bytes.map_or_else(|| "unknown".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9))
+        };
+        let rows = [
+            ("batch", self.batch_size.to_string()),
+            ("step (median)", seconds(rates.step_seconds)),
+            ("  data", seconds(phases.data)),
+            ("  encode", seconds(phases.encode)),
+            ("  unet", seconds(phases.unet)),
+            ("  controlnet", seconds(phases.controlnet)),
+            ("  backward", seconds(phases.backward)),
+            ("  optimizer", seconds(phases.optimizer)),
+            ("first step", seconds(measurement.first_step.total())),
+            ("images per second", format!("{:.3}", rates.images_per_second)),
+            ("peak memory, host", gigabytes(measurement.peak_bytes)),
+            ("memory, device", gigabytes(measurement.device_bytes)),
+            ("operations per step", format!("{:.4} TFLOP", measurement.flops_per_step as f64 / 1e12)),
+            ("operations per second", format!("{:.4} TFLOP", rates.flops_per_second / 1e12)),
+            ("of a matrix product's", format!("{:.1} %", 100.0 * rates.fraction_of_matmul())),
+        ];
+        rows.into_iter().map(|(name, value)| format!("{name:<24} {value}\n")).collect()
+    }
+
+    fn point(&self) -> BatchPoint {
+        let rates = Rates::new(&self.measurement);
+        BatchPoint {
+            images_per_step: self.measurement.images_per_step as u64,
+            images_per_second: rates.images_per_second,
+            fraction_of_matmul: rates.fraction_of_matmul(),
+            peak_bytes: self.measurement.peak_bytes,
+            device_bytes: self.measurement.device_bytes,
+        }
+    }
 }
 
 #[cfg(test)]
