@@ -2,6 +2,9 @@
 //!
 //! `cargo xtask bench --kernels` runs this and `tests/reference/bench_kernels.py`, which times the same in PyTorch.
 
+#[cfg(feature = "cpu")]
+mod gradient;
+
 use std::time::Instant;
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -12,13 +15,22 @@ use image::{Rgb, RgbImage};
 use pyrograph_data::{Interpolation, Side, Transform, decode_rgb8};
 use pyrograph_kernels::{attention, conv2d, geglu, group_norm_silu, layer_norm};
 
-const N_RUNS: usize = 5;
+const N_RUNS: usize = 20;
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
-/// Prints the least seconds of a forward and a backward pass towards `inputs`.
+/// What to call `backward` of, so that it begins with `gradient` where the backend lets us.
+#[cfg_attr(not(feature = "cpu"), expect(unused_variables, reason = "other backends begin with a sum"))]
+fn begin<const D: usize>(output: Tensor<D>, gradient: &Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "cpu")]
+    return gradient::begin(output, gradient.clone());
+    #[cfg(not(feature = "cpu"))]
+    output.sum()
+}
+
+/// Prints the least seconds of a forward and a backward pass towards `inputs`, from one gradient of the output.
 #[expect(clippy::print_stdout, reason = "a measurement is to be read")]
 fn time<const D: usize, const E: usize>(
     name: &str,
@@ -26,13 +38,15 @@ fn time<const D: usize, const E: usize>(
     forward: impl Fn(&[Tensor<D>]) -> Tensor<E>,
 ) {
     let device = inputs[0].device();
+    let shape = forward(inputs).shape();
+    let gradient = Tensor::<E>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let run = || {
         let inputs: Vec<_> = inputs.iter().map(|input| input.clone().detach().require_grad()).collect();
         let start = Instant::now();
         let output = forward(&inputs);
         device.sync().unwrap();
         let forward_seconds = start.elapsed().as_secs_f64();
-        let gradients = (output.sum()).backward();
+        let gradients = begin(output, &gradient).backward();
         device.sync().unwrap();
         drop(gradients);
         (forward_seconds, start.elapsed().as_secs_f64() - forward_seconds)
@@ -55,12 +69,17 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> 
         .init(device)
 }
 
-#[test]
-#[ignore = "measures, and decides nothing"]
-fn operations() {
+/// The device without and with gradients.
+fn devices() -> (Device, Device) {
     pyrograph::allocator::keep_freed_memory();
     let plain = pyrograph::backend::device();
-    let device = plain.clone().autodiff();
+    (plain.clone(), plain.autodiff())
+}
+
+#[test]
+#[ignore = "measures, and decides nothing"]
+fn convolutions() {
+    let (plain, device) = devices();
     for (channels_in, channels_out, side) in [
         (320, 320, 64),
         (640, 640, 32),
@@ -84,6 +103,12 @@ fn operations() {
         let input = [random([1, channels, side, side], &device)];
         time(&format!("conv1x1 {channels} {side}x{side}"), &input, |input| conv2d(&conv, input[0].clone()));
     }
+}
+
+#[test]
+#[ignore = "measures, and decides nothing"]
+fn attention_heads() {
+    let (_, device) = devices();
     for (n_heads, n_queries, n_keys, d_head) in
         [(8, 4096, 4096, 40), (8, 1024, 1024, 80), (8, 1024, 1024, 40), (8, 256, 256, 160), (8, 4096, 77, 40)]
     {
@@ -93,6 +118,12 @@ fn operations() {
             attention(inputs[0].clone(), inputs[1].clone(), inputs[2].clone())
         });
     }
+}
+
+#[test]
+#[ignore = "measures, and decides nothing"]
+fn token_operations() {
+    let (_, device) = devices();
     let norm = GroupNormConfig::new(32, 320).init(&device);
     time("group norm + SiLU 320x64x64", &[random([1, 320, 64, 64], &device)], |input| {
         group_norm_silu(&norm, input[0].clone())

@@ -1,4 +1,6 @@
-//! Layer normalisation: two passes over a token forward, two backward, all within the innermost cache.
+//! Layer normalisation: three passes over a token forward, two backward, all but the first in the innermost cache.
+
+use std::mem::MaybeUninit;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -10,12 +12,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::nn::LayerNorm;
 use burn::prelude::*;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::applies;
-use super::math::sum;
-use super::memory::{contiguous, tensor, values};
+use super::math::{sum, sums};
+use super::memory::{contiguous, filled, tensor, values};
 
 /// Tokens per task. Sums over tokens are made per task first, so that they depend on the shape only.
 const TOKENS: usize = 64;
@@ -37,41 +39,80 @@ type Statistics = Vec<(f32, f32)>;
 
 fn normalise(input: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32) -> (Vec<f32>, Statistics) {
     let width = gamma.len();
-    let mut output = vec![0.0; input.len()];
     let mut statistics = vec![(0.0, 0.0); input.len() / width];
-    let tokens = output.par_chunks_mut(TOKENS * width).zip(input.par_chunks(TOKENS * width));
-    tokens.zip(statistics.par_chunks_mut(TOKENS)).for_each(|((output, input), statistics)| {
-        Arch::new().dispatch(|| {
-            let tokens = output.chunks_exact_mut(width).zip(input.chunks_exact(width));
-            for ((output, input), statistics) in tokens.zip(statistics) {
-                let mean = sum(width, |i| input[i]) / width as f32;
-                let variance = sum(width, |i| (input[i] - mean) * (input[i] - mean)) / width as f32;
-                let deviation = 1.0 / (variance + epsilon).sqrt();
-                *statistics = (mean, deviation);
-                for (((output, input), gamma), beta) in output.iter_mut().zip(input).zip(gamma).zip(beta) {
-                    *output = (input - mean) * deviation * gamma + beta;
-                }
-            }
-        });
-    });
+    let fill = |output: &mut [MaybeUninit<f32>]| {
+        output
+            .par_chunks_mut(TOKENS * width)
+            .zip(input.par_chunks(TOKENS * width))
+            .zip(statistics.par_chunks_mut(TOKENS))
+            .for_each(|((output, input), statistics)| {
+                Arch::new().dispatch(ForwardTokens { input, gamma, beta, epsilon, output, statistics });
+            });
+    };
+    // SAFETY: the input consists of whole tokens, and of each every value is written.
+    let (output, ()) = unsafe { filled(input.len(), fill) };
     (output, statistics)
+}
+
+/// Some tokens, normalised. A type and not a closure, as is the next: a closure that is not inlined would be compiled
+/// without the processor's vectors.
+struct ForwardTokens<'a> {
+    input: &'a [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    epsilon: f32,
+    output: &'a mut [MaybeUninit<f32>],
+    statistics: &'a mut [(f32, f32)],
+}
+
+impl WithSimd for ForwardTokens<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { input, gamma, beta, epsilon, output, statistics } = self;
+        let width = gamma.len();
+        let tokens = output.chunks_exact_mut(width).zip(input.chunks_exact(width));
+        for ((output, input), statistics) in tokens.zip(statistics) {
+            let mean = sum(input) / width as f32;
+            let [squares] = sums([input], |[value]| [(value - mean) * (value - mean)]);
+            let deviation = 1.0 / (squares / width as f32 + epsilon).sqrt();
+            *statistics = (mean, deviation);
+            for (((output, input), gamma), beta) in output.iter_mut().zip(input).zip(gamma).zip(beta) {
+                output.write((input - mean) * deviation * gamma + beta);
+            }
+        }
+    }
 }
 
 /// The gradients towards input, gamma and beta.
 fn gradients(input: &[f32], saved: &Saved, gradient: &[f32]) -> [Vec<f32>; 3] {
-    let width = saved.gamma.len();
+    let gamma = saved.gamma.as_slice();
+    let width = gamma.len();
     let n_tasks = saved.statistics.len().div_ceil(TOKENS);
-    let mut towards_input = vec![0.0; input.len()];
     // Per task the sums towards gamma, then those towards beta.
     let mut sums = vec![0.0; n_tasks * 2 * width];
-    towards_input
-        .par_chunks_mut(TOKENS * width)
-        .zip(sums.par_chunks_exact_mut(2 * width))
-        .zip(input.par_chunks(TOKENS * width).zip(gradient.par_chunks(TOKENS * width)))
-        .zip(saved.statistics.par_chunks(TOKENS))
-        .for_each(|(((towards_input, sums), (input, gradient)), statistics)| {
-            Arch::new().dispatch(|| task_gradients(input, saved, statistics, gradient, towards_input, sums));
-        });
+    let fill = |towards_input: &mut [MaybeUninit<f32>]| {
+        towards_input
+            .par_chunks_mut(TOKENS * width)
+            .zip(sums.par_chunks_exact_mut(2 * width))
+            .zip(input.par_chunks(TOKENS * width).zip(gradient.par_chunks(TOKENS * width)))
+            .zip(saved.statistics.par_chunks(TOKENS))
+            .for_each(|(((towards_input, sums), (input, gradient)), statistics)| {
+                let (towards_gamma, towards_beta) = sums.split_at_mut(width);
+                Arch::new().dispatch(BackwardTokens {
+                    input,
+                    gamma,
+                    statistics,
+                    gradient,
+                    towards_input,
+                    towards_gamma,
+                    towards_beta,
+                });
+            });
+    };
+    // SAFETY: the input consists of whole tokens, and of each every value is written.
+    let (towards_input, ()) = unsafe { filled(input.len(), fill) };
     let mut totals = sums[..2 * width].to_vec();
     for sums in sums.chunks_exact(2 * width).skip(1) {
         for (total, sum) in totals.iter_mut().zip(sums) {
@@ -82,33 +123,44 @@ fn gradients(input: &[f32], saved: &Saved, gradient: &[f32]) -> [Vec<f32>; 3] {
     [towards_input, totals, towards_beta]
 }
 
-#[inline(always)]
-fn task_gradients(
-    input: &[f32],
-    saved: &Saved,
-    statistics: &[(f32, f32)],
-    gradient: &[f32],
-    towards_input: &mut [f32],
-    sums: &mut [f32],
-) {
-    let gamma = saved.gamma.as_slice();
-    let width = gamma.len();
-    let (towards_gamma, towards_beta) = sums.split_at_mut(width);
-    let tokens = towards_input.chunks_exact_mut(width).zip(input.chunks_exact(width));
-    for (((towards, input), gradient), (mean, deviation)) in
-        tokens.zip(gradient.chunks_exact(width)).zip(statistics)
-    {
-        for i in 0..width {
-            let normalised = (input[i] - mean) * deviation;
-            towards_gamma[i] += gradient[i] * normalised;
-            towards_beta[i] += gradient[i];
-        }
-        // d input = deviation * (gamma * d - mean(gamma * d) - normalised * mean(gamma * d * normalised)).
-        let constant = sum(width, |i| gamma[i] * gradient[i]) / width as f32;
-        let slope = sum(width, |i| gamma[i] * gradient[i] * (input[i] - mean)) * deviation / width as f32;
-        for i in 0..width {
-            let normalised = (input[i] - mean) * deviation;
-            towards[i] = deviation * (gamma[i] * gradient[i] - constant - normalised * slope);
+/// The gradients of some tokens.
+struct BackwardTokens<'a> {
+    input: &'a [f32],
+    gamma: &'a [f32],
+    statistics: &'a [(f32, f32)],
+    gradient: &'a [f32],
+    towards_input: &'a mut [MaybeUninit<f32>],
+    /// To add to.
+    towards_gamma: &'a mut [f32],
+    towards_beta: &'a mut [f32],
+}
+
+impl WithSimd for BackwardTokens<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { input, gamma, statistics, gradient, towards_input, towards_gamma, towards_beta } = self;
+        let width = gamma.len();
+        let tokens = towards_input.chunks_exact_mut(width).zip(input.chunks_exact(width));
+        for (((towards, input), gradient), (mean, deviation)) in
+            tokens.zip(gradient.chunks_exact(width)).zip(statistics)
+        {
+            // d input = deviation * (gamma * d - mean(gamma * d) - normalised * mean(gamma * d * normalised)).
+            let [total, by_distance] = sums([input, gradient, gamma], |[input, gradient, gamma]| {
+                [gamma * gradient, gamma * gradient * (input - mean)]
+            });
+            let constant = total / width as f32;
+            let slope = by_distance * deviation / width as f32;
+            let affine = gamma.iter().zip(towards_gamma.iter_mut()).zip(towards_beta.iter_mut());
+            for (((towards, input), gradient), ((gamma, towards_gamma), towards_beta)) in
+                towards.iter_mut().zip(input).zip(gradient).zip(affine)
+            {
+                let normalised = (input - mean) * deviation;
+                *towards_gamma += gradient * normalised;
+                *towards_beta += gradient;
+                towards.write(deviation * (gamma * gradient - constant - normalised * slope));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How kernels see the memory of tensors.
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape};
@@ -18,6 +19,19 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 /// A tensor of the given values.
 pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+}
+
+/// `len` values, and what `fill` returns, which writes them into memory that has not been cleared: clearing takes as
+/// long as an operation that only passes over memory.
+///
+/// # Safety
+/// `fill` writes every value.
+pub(super) unsafe fn filled<T>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>]) -> T) -> (Vec<f32>, T) {
+    let mut values = Vec::with_capacity(len);
+    let result = fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is there, and the caller promises that the values are written.
+    unsafe { values.set_len(len) };
+    (values, result)
 }
 
 /// A pointer through which several threads fill disjoint parts of one slice.

@@ -1,4 +1,6 @@
-//! Group normalisation with or without SiLU: two passes over a group forward, two backward.
+//! Group normalisation with or without SiLU: each group comes from memory once, forward and backward.
+
+use std::mem::MaybeUninit;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -10,12 +12,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::nn::GroupNorm;
 use burn::prelude::*;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::applies;
-use super::math::{silu, silu_derivative, sum};
-use super::memory::{contiguous, tensor, values};
+use super::math::{silu, silu_derivative, sum, sums};
+use super::memory::{contiguous, filled, tensor, values};
 
 /// Group normalisation and an activation as an operation of a backend.
 #[backend_extension(Flex, Autodiff)]
@@ -76,103 +78,146 @@ impl Groups {
     }
 
     fn forward(&self, input: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Statistics) {
-        let mut output = vec![0.0; input.len()];
-        let statistics = output
-            .par_chunks_mut(self.group_len())
-            .zip(input.par_chunks(self.group_len()))
-            .enumerate()
-            .map(|(group, (output, input))| {
+        let fill = |output: &mut [MaybeUninit<f32>]| {
+            let groups = output.par_chunks_mut(self.group_len()).zip(input.par_chunks(self.group_len()));
+            let forward = |(group, (output, input))| {
                 let first = self.first_channel(group);
-                Arch::new().dispatch(|| self.forward_group(input, &gamma[first..], &beta[first..], output))
-            })
-            .collect();
-        (output, statistics)
+                let (gamma, beta) = (&gamma[first..], &beta[first..]);
+                Arch::new().dispatch(ForwardGroup { groups: self, input, gamma, beta, output })
+            };
+            groups.enumerate().map(forward).collect()
+        };
+        // SAFETY: the input consists of whole groups, and of each every value is written.
+        unsafe { filled(input.len(), fill) }
     }
 
+    /// The gradients towards input, gamma and beta.
+    fn backward(&self, input: &[f32], saved: &Saved, gradient: &[f32]) -> [Vec<f32>; 3] {
+        let channels = self.channels_per_group();
+        // Per image and channel, the sums of the gradient times the normalised value, and of the gradient.
+        let mut sums = vec![[0.0; 2]; input.len() / self.plane];
+        let fill = |towards_input: &mut [MaybeUninit<f32>]| {
+            towards_input
+                .par_chunks_mut(self.group_len())
+                .zip(sums.par_chunks_mut(channels))
+                .zip(input.par_chunks(self.group_len()).zip(gradient.par_chunks(self.group_len())))
+                .enumerate()
+                .for_each(|(group, ((towards_input, sums), (input, gradient)))| {
+                    let first = self.first_channel(group);
+                    Arch::new().dispatch(BackwardGroup {
+                        groups: self,
+                        input,
+                        gamma: &saved.gamma[first..first + channels],
+                        beta: &saved.beta[first..first + channels],
+                        statistics: saved.statistics[group],
+                        gradient,
+                        towards_input,
+                        sums,
+                    });
+                });
+        };
+        // SAFETY: the input consists of whole groups, and of each every value is written.
+        let (towards_input, ()) = unsafe { filled(input.len(), fill) };
+        let total = |part: usize| {
+            let per_channel =
+                |channel: usize| sums[channel..].iter().step_by(self.n_channels).map(|sums| sums[part]).sum();
+            (0..self.n_channels).map(per_channel).collect()
+        };
+        [towards_input, total(0), total(1)]
+    }
+}
+
+/// One group of one image, normalised. A type and not a closure, as is the next: a closure that is not inlined would
+/// be compiled without the processor's vectors.
+struct ForwardGroup<'a> {
+    groups: &'a Groups,
+    input: &'a [f32],
+    /// From the group's first channel on.
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    output: &'a mut [MaybeUninit<f32>],
+}
+
+impl WithSimd for ForwardGroup<'_> {
+    /// Mean and reciprocal standard deviation.
+    type Output = (f32, f32);
+
     #[inline(always)]
-    fn forward_group(&self, input: &[f32], gamma: &[f32], beta: &[f32], output: &mut [f32]) -> (f32, f32) {
+    fn with_simd<S: Simd>(self, _simd: S) -> (f32, f32) {
+        let Self { groups: Groups { options, plane, .. }, input, gamma, beta, output } = self;
         let len = input.len() as f32;
-        let mean = sum(input.len(), |i| input[i]) / len;
-        let variance = sum(input.len(), |i| (input[i] - mean) * (input[i] - mean)) / len;
-        let deviation = 1.0 / (variance + self.options.epsilon).sqrt();
-        let planes = output.chunks_exact_mut(self.plane).zip(input.chunks_exact(self.plane));
+        let mean = sum(input) / len;
+        let [squares] = sums([input], |[value]| [(value - mean) * (value - mean)]);
+        let deviation = 1.0 / (squares / len + options.epsilon).sqrt();
+        let planes = output.chunks_exact_mut(*plane).zip(input.chunks_exact(*plane));
         for ((output, input), (gamma, beta)) in planes.zip(gamma.iter().zip(beta)) {
             let (scale, shift) = (gamma * deviation, beta - mean * gamma * deviation);
-            match self.options.activation {
+            match options.activation {
                 Activation::None => {
                     for (output, input) in output.iter_mut().zip(input) {
-                        *output = input * scale + shift;
+                        output.write(input * scale + shift);
                     }
                 }
                 Activation::Silu => {
                     for (output, input) in output.iter_mut().zip(input) {
-                        *output = silu(input * scale + shift);
+                        output.write(silu(input * scale + shift));
                     }
                 }
             }
         }
         (mean, deviation)
     }
+}
 
-    /// The gradients towards input, gamma and beta.
-    fn backward(&self, input: &[f32], saved: &Saved, gradient: &[f32]) -> [Vec<f32>; 3] {
-        let mut towards_input = vec![0.0; input.len()];
-        let channels = self.channels_per_group();
-        // Per image and channel, the sums of the gradient times the normalised value, and of the gradient.
-        let mut sums = vec![(0.0, 0.0); input.len() / self.plane];
-        towards_input
-            .par_chunks_mut(self.group_len())
-            .zip(sums.par_chunks_mut(channels))
-            .zip(input.par_chunks(self.group_len()).zip(gradient.par_chunks(self.group_len())))
-            .enumerate()
-            .for_each(|(group, ((towards_input, sums), (input, gradient)))| {
-                let first = self.first_channel(group);
-                let affine = (&saved.gamma[first..first + channels], &saved.beta[first..first + channels]);
-                let statistics = saved.statistics[group];
-                Arch::new().dispatch(|| {
-                    self.backward_group(input, affine, statistics, gradient, towards_input, sums);
-                });
-            });
-        let total = |part: fn(&(f32, f32)) -> f32| {
-            let per_channel =
-                |channel: usize| sums[channel..].iter().step_by(self.n_channels).map(part).sum();
-            (0..self.n_channels).map(per_channel).collect()
-        };
-        [towards_input, total(|sums| sums.0), total(|sums| sums.1)]
-    }
+/// The gradients of one group of one image. Input and gradient come from memory once; what the second pass reads is
+/// still in the cache.
+struct BackwardGroup<'a> {
+    groups: &'a Groups,
+    input: &'a [f32],
+    /// Of the group's channels.
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    statistics: (f32, f32),
+    gradient: &'a [f32],
+    towards_input: &'a mut [MaybeUninit<f32>],
+    /// Per channel, towards gamma and beta.
+    sums: &'a mut [[f32; 2]],
+}
+
+impl WithSimd for BackwardGroup<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn backward_group(
-        &self,
-        input: &[f32],
-        (gamma, beta): (&[f32], &[f32]),
-        (mean, deviation): (f32, f32),
-        gradient: &[f32],
-        towards_input: &mut [f32],
-        sums: &mut [(f32, f32)],
-    ) {
-        let plane = self.plane;
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { groups, input, gamma, beta, statistics, gradient, towards_input, sums: channel_sums } =
+            self;
+        let (mean, deviation) = statistics;
+        let plane = groups.plane;
         let (mut towards_deviation, mut towards_mean) = (0.0, 0.0);
-        for (channel, sums) in sums.iter_mut().enumerate() {
-            let range = channel * plane..(channel + 1) * plane;
-            let (input, gradient) = (&input[range.clone()], &gradient[range.clone()]);
-            let towards = &mut towards_input[range];
-            let (scale, shift) =
-                (gamma[channel] * deviation, beta[channel] - mean * gamma[channel] * deviation);
-            match self.options.activation {
-                Activation::None => towards.copy_from_slice(gradient),
+        let planes = towards_input.chunks_exact_mut(plane).zip(input.chunks_exact(plane));
+        let channels = gamma.iter().zip(beta).zip(channel_sums);
+        for (((towards, input), gradient), ((gamma, beta), channel_sums)) in
+            planes.zip(gradient.chunks_exact(plane)).zip(channels)
+        {
+            let (scale, shift) = (gamma * deviation, beta - mean * gamma * deviation);
+            let towards = match groups.options.activation {
+                Activation::None => &*towards.write_copy_of_slice(gradient),
                 Activation::Silu => {
                     for ((towards, input), gradient) in towards.iter_mut().zip(input).zip(gradient) {
-                        *towards = gradient * silu_derivative(input * scale + shift);
+                        towards.write(gradient * silu_derivative(input * scale + shift));
                     }
+                    // SAFETY: input and gradient are planes, too, so that each value has been written.
+                    unsafe { towards.assume_init_ref() }
                 }
-            }
-            let towards = &*towards;
-            sums.0 = sum(plane, |i| towards[i] * (input[i] - mean)) * deviation;
-            sums.1 = sum(plane, |i| towards[i]);
-            towards_deviation += gamma[channel] * sums.0;
-            towards_mean += gamma[channel] * sums.1;
+            };
+            let [by_distance, total] =
+                sums([towards, input], |[towards, input]| [towards * (input - mean), towards]);
+            *channel_sums = [by_distance * deviation, total];
+            towards_deviation += gamma * channel_sums[0];
+            towards_mean += gamma * channel_sums[1];
         }
+        // SAFETY: the loop has written every plane.
+        let towards_input = unsafe { towards_input.assume_init_mut() };
         // d input = deviation * (gamma * d - mean(gamma * d) - normalised * mean(gamma * d * normalised)).
         let len = input.len() as f32;
         let per_input = -deviation * deviation * towards_deviation / len;

@@ -1,5 +1,7 @@
 //! SiLU alone, with a backward pass that keeps only its input.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -9,12 +11,12 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::prelude::*;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::applies;
 use super::math;
-use super::memory::{contiguous, tensor, values};
+use super::memory::{contiguous, filled, tensor, values};
 
 /// SiLU as an operation of a backend.
 #[backend_extension(Flex, Autodiff)]
@@ -29,15 +31,48 @@ const CHUNK: usize = 16 * 1024;
 impl SigmoidLinearUnit for Flex {
     fn sigmoid_linear_unit(input: FlexTensor) -> FlexTensor {
         let input = contiguous(input);
-        let mut output = vec![0.0; values(&input).len()];
-        output.par_chunks_mut(CHUNK).zip(values(&input).par_chunks(CHUNK)).for_each(|(output, input)| {
-            Arch::new().dispatch(|| {
-                for (output, input) in output.iter_mut().zip(input) {
-                    *output = math::silu(*input);
-                }
-            });
-        });
+        let fill = |output: &mut [MaybeUninit<f32>]| {
+            let chunks = output.par_chunks_mut(CHUNK).zip(values(&input).par_chunks(CHUNK));
+            chunks.for_each(|(output, input)| Arch::new().dispatch(Forward { input, output }));
+        };
+        // SAFETY: the output is as long as the input, and every value of it is written.
+        let (output, ()) = unsafe { filled(values(&input).len(), fill) };
         tensor(output, input.shape())
+    }
+}
+
+/// Some values. A type and not a closure, as is the next: a closure that is not inlined would be compiled without the
+/// processor's vectors.
+struct Forward<'a> {
+    input: &'a [f32],
+    output: &'a mut [MaybeUninit<f32>],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (output, input) in self.output.iter_mut().zip(self.input) {
+            output.write(math::silu(*input));
+        }
+    }
+}
+
+/// Turns the gradient of some values in place.
+struct BackwardInPlace<'a> {
+    input: &'a [f32],
+    gradient: &'a mut [f32],
+}
+
+impl WithSimd for BackwardInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (gradient, input) in self.gradient.iter_mut().zip(self.input) {
+            *gradient *= math::silu_derivative(*input);
+        }
     }
 }
 
@@ -56,12 +91,8 @@ impl Backward<Flex, 1> for SigmoidLinearUnitBackward {
             gradient = tensor(values(&gradient).to_vec(), gradient.shape());
         }
         let towards = gradient.storage_mut::<f32>();
-        towards.par_chunks_mut(CHUNK).zip(values(&input).par_chunks(CHUNK)).for_each(|(towards, input)| {
-            Arch::new().dispatch(|| {
-                for (towards, input) in towards.iter_mut().zip(input) {
-                    *towards *= math::silu_derivative(*input);
-                }
-            });
+        towards.par_chunks_mut(CHUNK).zip(values(&input).par_chunks(CHUNK)).for_each(|(gradient, input)| {
+            Arch::new().dispatch(BackwardInPlace { input, gradient });
         });
         grads.register::<Flex>(node.id, gradient);
     }

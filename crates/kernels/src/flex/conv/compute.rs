@@ -408,7 +408,7 @@ impl WithSimd for Sum<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) -> f32 {
-        sum(self.0.len(), |i| self.0[i])
+        sum(self.0)
     }
 }
 
