@@ -167,14 +167,6 @@ fn what_the_references_can_do_and_this_program_cannot_is_refused() {
         "#]],
     );
     check(
-        "--mixed_precision=fp16",
-        expect![[r#"
-            error: `--mixed_precision fp16` is not supported
-
-            hint: training is in 32-bit floats; use `--mixed_precision no` or leave it out
-        "#]],
-    );
-    check(
         "--push_to_hub",
         expect![[r#"
             error: `--push_to_hub` is not supported

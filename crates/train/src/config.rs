@@ -422,13 +422,14 @@ impl TrainConfig {
 }
 
 /// The sections of a preset with their keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 11] {
+fn sections() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("model", keys::<ModelSection>()),
         ("data", keys::<DataSection>()),
         ("cache", keys::<CacheSection>()),
         ("optimizer", keys::<OptimizerSection>()),
         ("schedule", keys::<ScheduleSection>()),
+        ("precision", keys::<PrecisionSection>()),
         ("memory", keys::<MemorySection>()),
         ("checkpoint", keys::<CheckpointSection>()),
         ("validation", keys::<ValidationSection>()),
