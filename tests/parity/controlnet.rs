@@ -4,7 +4,8 @@ use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph::backend;
-use pyrograph_train::{AdamW, AdamWConfig, Gradients, mse};
+use pyrograph_diffusion::mse;
+use pyrograph_train::{AdamW, AdamWConfig, Gradients};
 use pyrograph_unet::{
     ControlMode, ControlNet, ControlNetConfig, ControlNetJson, RENAMES, Residuals, Unet, UnetConfig, UnetJson,
 };

@@ -2,6 +2,7 @@
 
 mod cache;
 mod evaluate;
+mod loss;
 mod precision;
 mod resume;
 mod step;

@@ -25,8 +25,12 @@ pub enum Purpose {
     Latent,
     /// The noise added to a latent.
     Noise,
+    /// What is added to all of a channel's noise.
+    NoiseOffset,
     /// The timestep of a sample.
     Timestep,
+    /// Whether a hint is dropped.
+    HintDropout,
     /// The first weights of a new model.
     Weights,
     /// The starting noise of a validation image.
@@ -49,7 +53,9 @@ impl Purpose {
             Self::Caption => "caption",
             Self::Latent => "latent",
             Self::Noise => "noise",
+            Self::NoiseOffset => "noise offset",
             Self::Timestep => "timestep",
+            Self::HintDropout => "hint dropout",
             Self::Weights => "weights",
             Self::Validation => "validation",
             Self::Evaluation => "evaluation",
@@ -80,7 +86,7 @@ pub fn rng(seed: u64, step: u64, sample: &str, purpose: Purpose) -> ChaCha8Rng {
 ///
 /// Written here because the numbers must stay the same forever, which crate `rand` does not promise.
 #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
-pub(crate) fn unit(rng: &mut impl Rng) -> f64 {
+pub fn unit(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 

@@ -7,6 +7,7 @@
 mod config;
 mod diffusers;
 mod error;
+mod objective;
 mod rounding;
 mod sampler;
 mod schedule;
@@ -17,5 +18,6 @@ pub use config::{
 };
 pub use diffusers::SchedulerJson;
 pub use error::DiffusionError;
+pub use objective::{Distance, HuberScale, HuberSchedule, Objective, mse};
 pub use sampler::{Ddim, Sampler, SamplerKind, UniPc, VarianceNoise};
 pub use schedule::NoiseSchedule;

@@ -93,6 +93,16 @@ impl NoiseSchedule {
         &self.alphas_cumprod
     }
 
+    /// The ratio of signal to noise at a timestep, `alpha_t^2 / sigma_t^2`.
+    ///
+    /// # Panics
+    /// If the timestep is not below [`Self::n_train_timesteps`].
+    #[must_use]
+    pub fn snr(&self, timestep: usize) -> f64 {
+        let alpha_cumprod = self.alphas_cumprod[timestep];
+        alpha_cumprod / (1.0 - alpha_cumprod)
+    }
+
     /// The forward process, `alpha_t * latents + sigma_t * noise`, with one timestep per sample.
     ///
     /// # Shapes

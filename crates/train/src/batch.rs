@@ -23,40 +23,55 @@ pub(crate) struct Batch {
 impl Batch {
     /// Encodes images and captions and moves the hints to the device.
     ///
-    /// The caption, and whether it is dropped, are drawn anew for each step.
+    /// The caption, and whether it or the hint is dropped, are drawn anew for each step.
     #[must_use]
     pub(crate) fn new(
         host: HostBatch,
         dataset: &Dataset,
         bundle: &Bundle,
         encoder: &Encoder,
-        draw: &CaptionDraw,
+        dropout: &Dropout,
     ) -> Self {
         let device = encoder.device().clone();
         let side = host.side.get();
         let batch_size = host.ids.len();
         let captions = host.samples.iter().zip(&host.ids).map(|(&sample_idx, id)| {
-            let mut rng = random::rng(draw.seed, draw.micro_step, id, Purpose::Caption);
-            dataset.samples()[sample_idx].caption(&mut rng, draw.empty_probability)
+            let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
+            dataset.samples()[sample_idx].caption(&mut rng, dropout.empty_prompts)
         });
         let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
         let moments = host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
+        let mut hint_unit = host.hint_unit;
+        for (hint, id) in hint_unit.chunks_exact_mut(3 * side * side).zip(&host.ids) {
+            if dropout.drops_hint(id) {
+                hint.fill(0.0);
+            }
+        }
         Self {
             moments: Tensor::cat(moments, 0),
-            hint: Tensor::from_data(TensorData::new(host.hint_unit, [batch_size, 3, side, side]), &device),
+            hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
             context: Tensor::cat(context, 0),
             ids: host.ids,
         }
     }
 }
 
-/// What decides a sample's caption at a step.
+/// What decides at a step which caption a sample has, and what of it is dropped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CaptionDraw {
+pub(crate) struct Dropout {
     /// The run's seed.
     pub seed: u64,
     /// Micro-batches made before this one.
     pub micro_step: u64,
     /// Probability of an empty caption.
-    pub empty_probability: f64,
+    pub empty_prompts: f64,
+    /// Probability of a blank hint.
+    pub empty_hints: f64,
+}
+
+impl Dropout {
+    fn drops_hint(&self, id: &str) -> bool {
+        let mut rng = random::rng(self.seed, self.micro_step, id, Purpose::HintDropout);
+        random::unit(&mut rng) < self.empty_hints
+    }
 }

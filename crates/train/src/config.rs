@@ -5,13 +5,14 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use pyrograph_data::Interpolation;
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
+use crate::choice::Choice;
 use crate::lr::{LrScheduler, StepRules};
+use crate::objective::LossSection;
 use crate::plan::PlanError;
 use crate::precision::PrecisionSection;
 
@@ -31,6 +32,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerSection,
     /// How long to train and how the learning rate moves meanwhile.
     pub schedule: ScheduleSection,
+    /// What is made small.
+    pub loss: LossSection,
     /// In which number formats.
     pub precision: PrecisionSection,
     /// What is traded for less memory.
@@ -134,28 +137,9 @@ pub enum CacheKind {
     Disk,
 }
 
-impl CacheKind {
-    /// Every choice.
-    pub const ALL: [Self; 3] = [Self::Off, Self::Memory, Self::Disk];
-
-    /// The name in files and flags.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-        }
-    }
-}
-
-impl FromStr for CacheKind {
-    type Err = PlanError;
-
-    fn from_str(name: &str) -> Result<Self, PlanError> {
-        let known = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        known.ok_or_else(|| PlanError::UnknownCache { name: name.to_owned() })
-    }
+impl Choice for CacheKind {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("memory", Self::Memory), ("disk", Self::Disk)];
 }
 
 /// `[optimizer]`
@@ -344,28 +328,9 @@ pub enum ReportTo {
     All,
 }
 
-impl ReportTo {
-    /// Every choice.
-    pub const ALL: [Self; 3] = [Self::Tensorboard, Self::None, Self::All];
-
-    /// The name in files and flags.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tensorboard => "tensorboard",
-            Self::None => "none",
-            Self::All => "all",
-        }
-    }
-}
-
-impl FromStr for ReportTo {
-    type Err = PlanError;
-
-    fn from_str(name: &str) -> Result<Self, PlanError> {
-        let known = Self::ALL.into_iter().find(|tracker| tracker.name() == name);
-        known.ok_or_else(|| PlanError::UnknownTracker { name: name.to_owned() })
-    }
+impl Choice for ReportTo {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("tensorboard", Self::Tensorboard), ("none", Self::None), ("all", Self::All)];
 }
 
 /// `[run]`
@@ -422,13 +387,14 @@ impl TrainConfig {
 }
 
 /// The sections of a preset with their keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 12] {
+fn sections() -> [(&'static str, &'static [&'static str]); 13] {
     [
         ("model", keys::<ModelSection>()),
         ("data", keys::<DataSection>()),
         ("cache", keys::<CacheSection>()),
         ("optimizer", keys::<OptimizerSection>()),
         ("schedule", keys::<ScheduleSection>()),
+        ("loss", keys::<LossSection>()),
         ("precision", keys::<PrecisionSection>()),
         ("memory", keys::<MemorySection>()),
         ("checkpoint", keys::<CheckpointSection>()),

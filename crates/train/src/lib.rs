@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod best;
 mod checkpoint;
+mod choice;
 mod config;
 mod encode;
 mod error;
@@ -17,6 +18,7 @@ mod loss;
 mod lr;
 mod memory;
 mod metrics;
+mod objective;
 mod optim;
 mod plan;
 mod precision;
@@ -28,6 +30,7 @@ mod window;
 
 pub use bench::Measurement;
 pub use checkpoint::{Checkpoint, Position};
+pub use choice::Choice;
 pub use config::{
     CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection,
     OptimizerSection, ReportSection, ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
@@ -36,13 +39,14 @@ pub use encode::CacheUse;
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};
 pub use fidelity::{Fidelity, FidelityOptions, FidelityScores, measure_fidelity};
-pub use loss::mse;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
+pub use objective::{LossSection, LossType};
 pub use optim::{AdamW, AdamWConfig, Gradients};
 pub use plan::{
     CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
     PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 pub use precision::{Compute, MixedPrecision, PrecisionSection};
+pub use pyrograph_diffusion::HuberSchedule;
 pub use stopwatch::PhaseSeconds;
 pub use trainer::Trainer;

@@ -1,13 +1,13 @@
 //! The objective: how far the controlled UNet's prediction is from the noise, or the velocity.
 
 use burn::prelude::*;
-use burn::tensor::DType;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
 use pyrograph_unet::ControlNet;
 
 use crate::batch::Batch;
+use crate::objective::LossSection;
 use crate::optim::Gradients;
 use crate::stopwatch::{Phase, Stopwatch};
 
@@ -34,6 +34,8 @@ pub(crate) struct LossOptions {
     pub weight: f64,
     /// Keep only the input of each block.
     pub checkpointing: bool,
+    /// What is made small.
+    pub loss: LossSection,
 }
 
 /// The loss of one micro-batch, `[1]` and without autodiff, and its gradients: noise the latents, predict with the
@@ -54,7 +56,7 @@ pub(crate) fn control_gradients(
     let posterior = DiagonalGaussian::from_moments(batch.moments.clone());
     let sample = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
     let latents = bundle.vae.scale(sample);
-    let noise = normal_like(&latents, batch, draw, Purpose::Noise);
+    let noise = noise_like(&latents, batch, draw, options.loss.noise_offset);
     let timesteps = timesteps(batch, draw, schedule.n_train_timesteps());
     let compute = bundle.precision.compute;
     let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps).cast(compute);
@@ -66,21 +68,26 @@ pub(crate) fn control_gradients(
     let encoded = bundle.unet.encode(noisy_latents.clone(), &times, context);
     stopwatch.lap(Phase::Unet);
     let target = schedule.target(latents, noise, &timesteps);
+    let (objective, only_mid) = (options.loss.objective(), options.loss.only_mid_control);
     if options.checkpointing {
         let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, context, hint);
         stopwatch.lap(Phase::ControlNet);
-        let loss = |prediction| mse(prediction, target) * options.weight;
-        let (loss, towards_residuals) = bundle.unet.decode_checkpointed(encoded, context, &residuals, loss);
+        let residuals = if only_mid { residuals.only_mid() } else { residuals };
+        let loss = |prediction| objective.loss(schedule, prediction, target, &timesteps) * options.weight;
+        let (loss, towards) = bundle.unet.decode_checkpointed(encoded, context, &residuals, loss);
+        let towards = if only_mid { towards.only_mid() } else { towards };
         stopwatch.lap(Phase::Unet);
         let mut gradients = None;
-        tape.backward(controlnet, towards_residuals, &mut |backward| {
+        tape.backward(controlnet, towards, &mut |backward| {
             accumulate(&mut gradients, Gradients::take(controlnet, backward));
         });
         (loss / options.weight, gradients.expect("a ControlNet has blocks"))
     } else {
         let residuals = controlnet.forward(noisy_latents, &times, context, hint);
+        let residuals = if only_mid { residuals.only_mid() } else { residuals };
         stopwatch.lap(Phase::ControlNet);
-        let loss = mse(bundle.unet.decode(encoded, context, Some(residuals)), target);
+        let prediction = bundle.unet.decode(encoded, context, Some(residuals));
+        let loss = objective.loss(schedule, prediction, target, &timesteps);
         stopwatch.lap(Phase::Unet);
         let backward = (loss.clone() * options.weight).backward();
         (loss.inner(), Gradients::take(controlnet, backward))
@@ -95,16 +102,6 @@ pub(crate) fn accumulate(sum: &mut Option<Gradients>, gradients: Gradients) {
     });
 }
 
-/// Mean squared error over all elements, in f32.
-///
-/// # Shapes
-/// - prediction and target: `[batch, channels, height, width]`
-/// - output: `[1]`
-#[must_use]
-pub fn mse(prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
-    (prediction.cast(DType::F32) - target.cast(DType::F32)).square().mean()
-}
-
 /// Standard normal numbers of the latents' shape, each sample's from its own key.
 fn normal_like(latents: &Tensor<4>, batch: &Batch, draw: Draw, purpose: Purpose) -> Tensor<4> {
     let [_, channels, height, width] = latents.dims();
@@ -115,6 +112,19 @@ fn normal_like(latents: &Tensor<4>, batch: &Batch, draw: Draw, purpose: Purpose)
     Tensor::cat(batch.ids.iter().map(sample).collect(), 0)
 }
 
+/// The noise to add, with a share that is the same over a channel.
+///
+/// Source: diffusers `train_text_to_image.py` (0.42), `noise_offset`.
+fn noise_like(latents: &Tensor<4>, batch: &Batch, draw: Draw, offset: f64) -> Tensor<4> {
+    let noise = normal_like(latents, batch, draw, Purpose::Noise);
+    if offset == 0.0 {
+        return noise;
+    }
+    let [_, channels, ..] = latents.dims();
+    let channel = latents.clone().slice([0..batch.ids.len(), 0..channels, 0..1, 0..1]);
+    noise + normal_like(&channel, batch, draw, Purpose::NoiseOffset) * offset
+}
+
 /// One timestep for each sample, uniform over the schedule.
 fn timesteps(batch: &Batch, draw: Draw, n_train_timesteps: usize) -> Vec<usize> {
     let timestep = |id: &String| {
@@ -122,4 +132,30 @@ fn timesteps(batch: &Batch, draw: Draw, n_train_timesteps: usize) -> Vec<usize> 
         random::below(&mut rng, n_train_timesteps)
     };
     batch.ids.iter().map(timestep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offset_of_noise_is_one_number_for_each_channel_of_each_sample() {
+        let device = Device::flex();
+        let latents = Tensor::<4>::zeros([2, 3, 4, 5], &device);
+        let batch = Batch {
+            moments: latents.clone(),
+            hint: latents.clone(),
+            context: Tensor::zeros([2, 1, 1], &device),
+            ids: vec!["one".to_owned(), "other".to_owned()],
+        };
+        let draw = Draw { seed: 1, micro_step: 2 };
+        let offset = noise_like(&latents, &batch, draw, 0.1) - noise_like(&latents, &batch, draw, 0.0);
+        let of_channel = offset.clone().slice([0..2, 0..3, 0..1, 0..1]);
+        let spread = (offset - of_channel.clone()).abs().max().into_scalar::<f32>();
+        assert!(spread < 1e-6, "{spread}");
+        let mut values = of_channel.try_into_vec_as::<f32>().expect("f32");
+        assert!(values.iter().all(|value| value.abs() < 0.5));
+        values.dedup();
+        assert_eq!(values.len(), 6, "all differ: {values:?}");
+    }
 }

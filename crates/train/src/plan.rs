@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{MemorySection, ReportSection, TrainConfig};
 use crate::lr::LrSchedule;
+use crate::objective::LossSection;
 use crate::optim::AdamWConfig;
 use crate::precision::PrecisionSection;
 
 pub use error::PlanError;
+pub(crate) use resolve::require;
 
 /// A training run that can be started.
 ///
@@ -37,6 +39,8 @@ pub struct TrainPlan {
     pub optimizer: OptimizerPlan,
     /// How long to train.
     pub length: Length,
+    /// What is made small.
+    pub loss: LossSection,
     /// In which number formats.
     pub precision: PrecisionSection,
     /// What is traded for less memory.

@@ -1,12 +1,10 @@
 //! In which number formats a run keeps and computes what.
 
-use std::str::FromStr;
-
 use burn::tensor::DType;
 use pyrograph_pipeline::Precision;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::PlanError;
+use crate::choice::Choice;
 
 /// `[precision]`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,36 +31,18 @@ pub enum MixedPrecision {
     Bf16,
 }
 
+impl Choice for MixedPrecision {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("no", Self::No), ("fp16", Self::Fp16), ("bf16", Self::Bf16)];
+}
+
 impl MixedPrecision {
-    /// Every choice.
-    pub const ALL: [Self; 3] = [Self::No, Self::Fp16, Self::Bf16];
-
-    /// The name in files and flags.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Fp16 => "fp16",
-            Self::Bf16 => "bf16",
-        }
-    }
-
     fn dtype(self) -> DType {
         match self {
             Self::No => DType::F32,
             Self::Fp16 => DType::F16,
             Self::Bf16 => DType::BF16,
         }
-    }
-}
-
-impl FromStr for MixedPrecision {
-    type Err = PlanError;
-
-    fn from_str(name: &str) -> Result<Self, PlanError> {
-        let known = Self::ALL.into_iter().find(|precision| precision.name() == name);
-        let expected = &["no", "fp16", "bf16"];
-        known.ok_or_else(|| PlanError::UnknownPrecision { name: name.to_owned(), expected })
     }
 }
 
@@ -76,27 +56,8 @@ pub enum Compute {
     Half,
 }
 
-impl Compute {
-    /// Every choice.
-    pub const ALL: [Self; 2] = [Self::F32, Self::Half];
-
-    /// The name in files and flags.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Half => "half",
-        }
-    }
-}
-
-impl FromStr for Compute {
-    type Err = PlanError;
-
-    fn from_str(name: &str) -> Result<Self, PlanError> {
-        let known = Self::ALL.into_iter().find(|compute| compute.name() == name);
-        known.ok_or_else(|| PlanError::UnknownPrecision { name: name.to_owned(), expected: &["f32", "half"] })
-    }
+impl Choice for Compute {
+    const NAMES: &'static [(&'static str, Self)] = &[("f32", Self::F32), ("half", Self::Half)];
 }
 
 impl PrecisionSection {

@@ -14,9 +14,10 @@ use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
 use pyrograph_pipeline::{Bundle, BundleOptions, PipelineError, load_controlnet, save_controlnet};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 
-use crate::batch::{Batch, CaptionDraw};
+use crate::batch::{Batch, Dropout};
 use crate::best::Best;
 use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapshot};
+use crate::choice::Choice;
 use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
@@ -97,7 +98,10 @@ impl Trainer {
             ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
         };
 
-        let bundle = bundle(&plan, &device).map_err(TrainError::Pipeline)?;
+        let mut bundle = bundle(&plan, &device).map_err(TrainError::Pipeline)?;
+        if plan.loss.rescale_betas_zero_snr {
+            bundle.scheduler.rescale_betas_zero_snr = Some(true);
+        }
         let schedule = ScheduleConfig::try_from(&bundle.scheduler)
             .and_then(|config| NoiseSchedule::new(&config))
             .map_err(TrainError::Schedule)?;
@@ -290,14 +294,19 @@ impl Trainer {
     /// Loss and gradients of one micro-batch.
     fn micro_batch(&mut self, host: HostBatch, stopwatch: &mut Stopwatch) -> (Tensor<1>, Gradients) {
         let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
-        let captions =
-            CaptionDraw { seed, micro_step, empty_probability: self.plan.data.empty_prompt_probability };
-        let batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &captions);
+        let dropout = Dropout {
+            seed,
+            micro_step,
+            empty_prompts: self.plan.data.empty_prompt_probability,
+            empty_hints: self.plan.loss.proportion_empty_hints,
+        };
+        let batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout);
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
         #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
         let options = LossOptions {
             weight: 1.0 / self.plan.optimizer.accumulation_steps.get() as f64,
             checkpointing: self.plan.memory.gradient_checkpointing,
+            loss: self.plan.loss,
         };
         control_gradients(frozen, &self.controlnet, &batch, Draw { seed, micro_step }, options, stopwatch)
     }

@@ -235,6 +235,14 @@ impl ControlNet {
 }
 
 impl Residuals {
+    /// The middle block's residual alone; those of the skips are zero, and nothing flows back through them.
+    ///
+    /// Source: `only_mid_control` of the original ControlNet code.
+    #[must_use]
+    pub fn only_mid(self) -> Self {
+        Self { down: self.down.iter().map(Tensor::zeros_like).collect(), mid: self.mid }
+    }
+
     /// Multiplies each residual by its scale, see [`ControlNet::residual_scales`].
     ///
     /// # Panics

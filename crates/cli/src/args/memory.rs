@@ -3,7 +3,7 @@
 use clap::Args;
 use pyrograph_train::{Compute, MemorySection, MixedPrecision, PrecisionSection};
 
-use super::choice::choice;
+use super::choice::named;
 use crate::backend;
 
 #[derive(Debug, Args)]
@@ -11,10 +11,10 @@ use crate::backend;
 pub(super) struct MemoryArgs {
     /// The format of the frozen models, and on a GPU of what is computed with them; the ControlNet's weights stay in
     /// 32 bits [default: no].
-    #[arg(long, value_parser = choice::<MixedPrecision>(MixedPrecision::ALL.map(MixedPrecision::name)), value_name = "FORMAT")]
+    #[arg(long, value_parser = named::<MixedPrecision>(), value_name = "FORMAT")]
     mixed_precision: Option<MixedPrecision>,
     /// With a half-precision format, what activations are computed in [default: f32 on the CPU, else half].
-    #[arg(long, value_parser = choice::<Compute>(Compute::ALL.map(Compute::name)), value_name = "FORMAT")]
+    #[arg(long, value_parser = named::<Compute>(), value_name = "FORMAT")]
     compute: Option<Compute>,
     /// Keep only the input of each block, and run the block a second time in the backward pass: less memory, more time.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
@@ -24,13 +24,9 @@ pub(super) struct MemoryArgs {
 impl MemoryArgs {
     /// Replaces what was given, and says where the backend computes.
     pub(super) fn apply(&self, precision: &mut PrecisionSection, memory: &mut MemorySection) {
-        if let Some(mixed_precision) = self.mixed_precision {
-            precision.mixed_precision = mixed_precision;
-        }
-        precision.compute = self.compute.or(precision.compute);
-        if let Some(gradient_checkpointing) = self.gradient_checkpointing {
-            memory.gradient_checkpointing = gradient_checkpointing;
-        }
+        super::set(&mut precision.mixed_precision, &self.mixed_precision);
+        super::set_some(&mut precision.compute, &self.compute);
+        super::set(&mut memory.gradient_checkpointing, &self.gradient_checkpointing);
         let is_half = precision.mixed_precision != MixedPrecision::No;
         if is_half && !backend::IS_FAST_IN_HALF_PRECISION {
             precision.compute.get_or_insert(Compute::F32);

@@ -4,6 +4,7 @@ mod bench;
 mod choice;
 mod eval;
 mod generate;
+mod loss;
 mod memory;
 mod reference;
 mod small;
@@ -119,6 +120,20 @@ fn with_exit_codes(command: clap::Command) -> clap::Command {
         None => EXIT_CODES.to_owned(),
     };
     command.after_help(text).mut_subcommands(with_exit_codes)
+}
+
+/// Replaces a setting by the flag, if it was given.
+fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        setting.clone_from(value);
+    }
+}
+
+/// The same for a setting that may be left out.
+fn set_some<T: Clone>(setting: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        setting.clone_from(flag);
+    }
 }
 
 #[cfg(test)]

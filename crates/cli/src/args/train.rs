@@ -9,9 +9,11 @@ use clap::Args;
 use pyrograph_data::Interpolation;
 use pyrograph_train::{CacheKind, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
-use super::choice::choice;
+use super::choice::{choice, named};
+use super::loss::LossArgs;
 use super::memory::MemoryArgs;
 use super::reference::{ReferenceArgs, UsageError};
+use super::{set, set_some};
 
 const AFTER_HELP: &str = r#"A flag wins over the preset, the preset over the default. A preset's keys have the names of the
 flags, with underscores; --print-config shows them all.
@@ -43,6 +45,8 @@ pub(crate) struct TrainArgs {
     optimizer: OptimizerArgs,
     #[command(flatten)]
     schedule: ScheduleArgs,
+    #[command(flatten)]
+    loss: LossArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -121,7 +125,7 @@ struct DataArgs {
 #[command(next_help_heading = "Cache")]
 struct CacheArgs {
     /// Where latents and prompt embeddings are kept: nowhere, in memory for this run, or on disk for all [default: disk].
-    #[arg(long, value_parser = choice::<CacheKind>(CacheKind::ALL.map(CacheKind::name)), value_name = "WHERE")]
+    #[arg(long, value_parser = named::<CacheKind>(), value_name = "WHERE")]
     cache: Option<CacheKind>,
     /// The folder on disk, which runs may share [default: pyrograph in $XDG_CACHE_HOME or ~/.cache].
     #[arg(long, value_name = "DIR")]
@@ -238,7 +242,7 @@ struct EvaluationArgs {
 #[command(next_help_heading = "Report")]
 struct ReportArgs {
     /// The trackers written beside report.html; `none` writes no page either [default: tensorboard].
-    #[arg(long, value_parser = choice::<ReportTo>(ReportTo::ALL.map(ReportTo::name)), value_name = "TRACKER")]
+    #[arg(long, value_parser = named::<ReportTo>(), value_name = "TRACKER")]
     report_to: Option<ReportTo>,
     /// Where TensorBoard's event files go, relative to the output folder [default: logs].
     #[arg(long, value_name = "DIR")]
@@ -257,20 +261,6 @@ struct RunArgs {
     /// Updates between two reports of the loss [default: 1].
     #[arg(long, value_name = "N")]
     log_every: Option<NonZeroU64>,
-}
-
-/// Replaces a setting by the flag, if it was given.
-fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
-    if let Some(value) = flag {
-        setting.clone_from(value);
-    }
-}
-
-/// The same for a setting that may be left out.
-fn set_some<T: Clone>(setting: &mut Option<T>, flag: &Option<T>) {
-    if flag.is_some() {
-        setting.clone_from(flag);
-    }
 }
 
 impl TrainArgs {
@@ -295,6 +285,7 @@ impl TrainArgs {
         set_some(&mut config.cache.cache_dir, &self.cache.cache_dir);
         self.optimizer.apply(&mut config);
         self.schedule.apply(&mut config);
+        self.loss.apply(&mut config.loss);
         self.memory.apply(&mut config.precision, &mut config.memory);
         self.checkpoint.apply(&mut config);
         self.validation.apply(&mut config);

@@ -9,8 +9,8 @@ use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_report::{BatchPoint, RunFacts, Section, write_bench};
 use pyrograph_train::{
-    DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds, RunSection,
-    TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
+    Choice, DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds,
+    RunSection, TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use pyrograph_data::DataError;
 
-use crate::config::{CacheKind, ReportTo};
 use crate::lr::LrScheduler;
 
 /// What is wrong with a config. Where the reference has a message for it, it is that message.
@@ -125,26 +124,6 @@ pub enum PlanError {
     UnknownLrScheduler {
         /// The name given.
         name: String,
-    },
-    /// The name of no tracker.
-    #[error("unknown tracker `{name}`, expected {}", ReportTo::ALL.map(ReportTo::name).join(", "))]
-    UnknownTracker {
-        /// The name given.
-        name: String,
-    },
-    /// The name of no kind of cache.
-    #[error("unknown cache `{name}`, expected {}", CacheKind::ALL.map(CacheKind::name).join(", "))]
-    UnknownCache {
-        /// The name given.
-        name: String,
-    },
-    /// The name of no number format.
-    #[error("unknown format `{name}`, expected {}", expected.join(", "))]
-    UnknownPrecision {
-        /// The name given.
-        name: String,
-        /// The known names.
-        expected: &'static [&'static str],
     },
     /// A cache on disk without a folder.
     #[error("`--cache disk` needs `--cache_dir`: there is no home folder to find the usual place in")]

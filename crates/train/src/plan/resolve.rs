@@ -21,9 +21,8 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, cache, optimizer, schedule, precision, memory, checkpoint, .. } =
-            config;
-        let TrainConfig { validation, evaluation, report, run, .. } = config;
+        let TrainConfig { model, data, cache, optimizer, schedule, loss, precision, memory, .. } = config;
+        let TrainConfig { checkpoint, validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
         require_share_of_empty_prompts(&data)?;
@@ -45,6 +44,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
             cache,
             optimizer,
             length,
+            loss: loss.checked()?,
             precision,
             memory,
             checkpoint,
@@ -159,7 +159,12 @@ fn not_negative(flag: &'static str, value: f64) -> Result<f64, PlanError> {
     require(flag, "0 or more", value, value >= 0.0 && value.is_finite())
 }
 
-fn require(flag: &'static str, expected: &'static str, value: f64, is_met: bool) -> Result<f64, PlanError> {
+pub(crate) fn require(
+    flag: &'static str,
+    expected: &'static str,
+    value: f64,
+    is_met: bool,
+) -> Result<f64, PlanError> {
     if is_met { Ok(value) } else { Err(PlanError::OutOfRange { flag, expected, value }) }
 }
 
@@ -257,8 +262,8 @@ fn evaluation_plan(
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, cache, optimizer, length, precision, memory, checkpoint, .. } = plan;
-        let TrainPlan { validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
+        let TrainPlan { model, data, cache, optimizer, length, loss, precision, memory, .. } = plan;
+        let TrainPlan { checkpoint, validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
         let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
             ControlNetSource::Folder(path) => (Some(path), None),
@@ -298,6 +303,7 @@ impl From<TrainPlan> for TrainConfig {
                 adam_epsilon: optimizer.adamw.epsilon,
                 max_grad_norm: optimizer.max_grad_norm,
             },
+            loss,
             precision,
             memory,
             checkpoint: CheckpointSection {
