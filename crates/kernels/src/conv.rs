@@ -200,6 +200,7 @@ mod tests {
     #[test]
     fn many_channels_on_few_positions_are_those_of_burn() {
         check(&case([1, 300, 4, 4], 130, 3, 1, [1; 4]), true);
+        check(&case([2, 300, 9, 13], 130, 1, 1, [0; 4]), true);
         check(&case([7, 64, 4, 4], 128, 3, 1, [1; 4]), true);
         check(&case([2, 96, 16, 16], 160, 3, 2, [1; 4]), true);
     }
