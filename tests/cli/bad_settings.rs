@@ -159,14 +159,6 @@ fn a_missing_validation_image_is_named_before_training() {
 #[test]
 fn what_the_references_can_do_and_this_program_cannot_is_refused() {
     check(
-        "--use_8bit_adam",
-        expect![[r#"
-            error: `--use_8bit_adam` is not supported
-
-            hint: leave it out: AdamW keeps its state in 32-bit floats
-        "#]],
-    );
-    check(
         "--push_to_hub",
         expect![[r#"
             error: `--push_to_hub` is not supported

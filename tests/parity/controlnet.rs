@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_diffusion::mse;
-use pyrograph_train::{AdamW, AdamWConfig, Gradients};
+use pyrograph_train::{AdamWConfig, Gradients, Optimizer};
 use pyrograph_unet::{
     ControlMode, ControlNet, ControlNetConfig, ControlNetJson, RENAMES, Residuals, Unet, UnetConfig, UnetJson,
 };
@@ -189,7 +189,7 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
         let losses = training.float::<1>("losses", &device).try_into_vec_as::<f32>().expect("f32");
         let norms = training.float::<1>("norms", &device).try_into_vec_as::<f32>().expect("f32");
         let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 1e-2 };
-        let mut optimizer = AdamW::new(config);
+        let mut optimizer = Optimizer::new(config);
 
         for step in 0..losses.len() {
             let target = training.float::<5>("targets", &device).narrow(0, step, 1).squeeze_dim::<4>(0);

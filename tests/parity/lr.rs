@@ -24,7 +24,7 @@ fn learning_rate_schedules_equal_diffusers_at_every_step() {
         let mut config = TrainConfig::default();
         config.model.pretrained_model_name_or_path = Some("base".into());
         config.data.train_data_dir = Some("data".into());
-        config.optimizer.learning_rate = expected.learning_rate;
+        config.optimizer.learning_rate = Some(expected.learning_rate);
         config.schedule.lr_scheduler = expected.lr_scheduler.parse().unwrap();
         config.schedule.lr_warmup_steps = expected.lr_warmup_steps;
         config.schedule.lr_num_cycles = expected.lr_num_cycles.try_into().unwrap();

@@ -10,5 +10,6 @@ mod controlnet;
 mod diffusion;
 mod generate;
 mod lr;
+mod optimizers;
 mod text;
 mod vae;

@@ -87,7 +87,7 @@ fn another_run_and_a_resumed_one_encode_nothing() {
     let dropped = |config: &mut TrainConfig| config.data.proportion_empty_prompts = 0.9;
     bench.train("first", dropped);
     let settings = |config: &mut TrainConfig| {
-        config.optimizer.learning_rate = 1e-4;
+        config.optimizer.learning_rate = Some(1e-4);
         config.data.proportion_empty_prompts = 1.0;
     };
     assert_all_read(bench.cache_use(settings));

@@ -42,7 +42,7 @@ impl Events {
 /// A run of four steps at a high learning rate, with an evaluation after each second one.
 fn run(dir: &Path, out: &str, change: impl FnOnce(&mut TrainConfig), crash_after: Option<u64>) -> Events {
     let plan = plan(dir, &dir.join(out), |config| {
-        config.optimizer.learning_rate = 1e-2;
+        config.optimizer.learning_rate = Some(1e-2);
         config.schedule.max_train_steps = Some(4.try_into().expect("not zero"));
         config.evaluation.eval_steps = Some(2.try_into().expect("not zero"));
         config.evaluation.num_eval_samples = 3;
@@ -114,7 +114,7 @@ fn an_evaluation_depends_on_the_weights_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     circles_of(dir.path(), 30);
     // Weights that hardly move, with a loss that is another at each step.
-    let still = |config: &mut TrainConfig| config.optimizer.learning_rate = 1e-30;
+    let still = |config: &mut TrainConfig| config.optimizer.learning_rate = Some(1e-30);
     let events = run(dir.path(), "out", still, None);
     let losses: Vec<f64> = events.evaluations().iter().map(|evaluation| evaluation.loss).collect();
     assert_eq!(losses, [losses[0]; 3]);

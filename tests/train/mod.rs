@@ -3,6 +3,7 @@
 mod cache;
 mod evaluate;
 mod loss;
+mod optimizers;
 mod precision;
 mod resume;
 mod step;
@@ -44,7 +45,7 @@ pub(crate) fn plan(dir: &Path, output_dir: &Path, change: impl FnOnce(&mut Train
     config.data.resolution = 32;
     config.data.train_batch_size = 2.try_into().expect("not zero");
     config.data.proportion_empty_prompts = 0.3;
-    config.optimizer.learning_rate = 1e-3;
+    config.optimizer.learning_rate = Some(1e-3);
     config.validation.num_validation_samples = 0;
     config.run.output_dir = output_dir.to_owned();
     config.run.seed = 7;

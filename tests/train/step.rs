@@ -8,7 +8,7 @@ use burn::tensor::{Distribution, TensorData};
 use pyrograph::backend;
 use pyrograph_diffusion::mse;
 use pyrograph_pipeline::{Bundle, BundleOptions};
-use pyrograph_train::{AdamW, AdamWConfig, Event, Gradients, Observer, TrainError, Trainer};
+use pyrograph_train::{AdamWConfig, Event, Gradients, Observer, Optimizer, TrainError, Trainer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -143,7 +143,7 @@ fn gradients_climb_the_staircase_of_the_zero_initialisation() {
     let mut visitor = Names::default();
     setup.controlnet.visit(&mut visitor);
     let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    let mut optimizer = AdamW::new(config);
+    let mut optimizer = Optimizer::new(config);
     let mut controlnet = setup.controlnet.clone();
     let expected: [&[&str]; 3] = [
         &["zero convolutions"],
@@ -229,7 +229,7 @@ fn losses(seed: u64) -> Vec<f64> {
     let plan = plan(dir.path(), &dir.path().join("out"), |config| {
         config.run.seed = seed;
         config.data.max_train_samples = Some(1.try_into().expect("not zero"));
-        config.optimizer.learning_rate = 1e-12;
+        config.optimizer.learning_rate = Some(1e-12);
         config.schedule.max_train_steps = Some(6.try_into().expect("not zero"));
     });
     let mut observer = Losses(Vec::new());

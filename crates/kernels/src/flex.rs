@@ -7,6 +7,7 @@
 //! Every result is the same whatever thread computed which part of it.
 
 pub(crate) mod adamw;
+pub(crate) mod adamw8bit;
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod geglu;

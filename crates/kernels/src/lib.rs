@@ -5,6 +5,7 @@
 //! kernels with backward passes of their own, equal to the composition but for rounding.
 
 mod adamw;
+mod adamw8bit;
 mod attention;
 mod cast;
 mod conv;
@@ -18,6 +19,7 @@ mod silu;
 mod upsample;
 
 pub use adamw::{AdamWState, AdamWStep, adamw, sum_of_squares};
+pub use adamw8bit::{AdamW8bitState, BLOCK, Quantized, adamw8bit};
 pub use attention::{attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;

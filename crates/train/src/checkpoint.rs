@@ -17,7 +17,7 @@ use pyrograph_weights::{load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::best::Best;
-use crate::optim::{AdamW, AdamWConfig};
+use crate::optim::{Optimizer, OptimizerConfig};
 use crate::took_hold::TookHold;
 use crate::{TrainError, TrainPlan};
 
@@ -79,7 +79,7 @@ struct State<P> {
 pub(crate) struct Snapshot<'a> {
     pub(crate) controlnet: &'a ControlNet,
     pub(crate) controlnet_config: &'a ControlNetConfig,
-    pub(crate) optimizer: &'a AdamW,
+    pub(crate) optimizer: &'a Optimizer,
     pub(crate) position: Position,
     pub(crate) record: Record,
     pub(crate) identity: &'a Identity,
@@ -100,7 +100,7 @@ pub struct Checkpoint {
 pub(crate) struct Restored {
     pub(crate) controlnet: ControlNet,
     pub(crate) controlnet_config: ControlNetConfig,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Optimizer,
     pub(crate) position: Position,
     pub(crate) record: Record,
 }
@@ -206,7 +206,7 @@ impl Checkpoint {
     pub(crate) fn restore(
         &self,
         identity: &Identity,
-        optimizer: AdamWConfig,
+        optimizer: OptimizerConfig,
         device: &Device,
     ) -> Result<Restored, TrainError> {
         if let Some((key, stored, now)) = identity.difference(&self.identity) {
@@ -215,7 +215,8 @@ impl Checkpoint {
         let (controlnet, controlnet_config) =
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
-        let optimizer = AdamW::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
+        let optimizer =
+            Optimizer::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
         let (position, record) = (self.position, self.record);
         Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
     }

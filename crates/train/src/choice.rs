@@ -20,7 +20,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::{CacheKind, Compute, HuberSchedule, LossType, MixedPrecision, ReportTo};
+    use crate::{CacheKind, Compute, HuberSchedule, LossType, MixedPrecision, OptimizerKind, ReportTo};
 
     fn check<T: Choice + Serialize>() {
         for (name, choice) in T::NAMES {
@@ -36,6 +36,7 @@ mod tests {
         check::<HuberSchedule>();
         check::<LossType>();
         check::<MixedPrecision>();
+        check::<OptimizerKind>();
         check::<ReportTo>();
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 use crate::choice::Choice;
 use crate::lr::{LrScheduler, StepRules};
 use crate::objective::LossSection;
+use crate::optim::OptimizerSection;
 use crate::plan::PlanError;
 use crate::precision::PrecisionSection;
 
@@ -140,43 +141,6 @@ pub enum CacheKind {
 impl Choice for CacheKind {
     const NAMES: &'static [(&'static str, Self)] =
         &[("off", Self::Off), ("memory", Self::Memory), ("disk", Self::Disk)];
-}
-
-/// `[optimizer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerSection {
-    /// The learning rate, after warmup. Default: 5e-6 (the reference's guide passes 1e-5).
-    pub learning_rate: f64,
-    /// Multiply the learning rate by `gradient_accumulation_steps * train_batch_size`. Default: false.
-    pub scale_lr: bool,
-    /// Micro-batches per update. Default: 1.
-    pub gradient_accumulation_steps: NonZeroUsize,
-    /// AdamW's decay of the mean of the gradients. Default: 0.9.
-    pub adam_beta1: f64,
-    /// AdamW's decay of the mean of their squares. Default: 0.999.
-    pub adam_beta2: f64,
-    /// AdamW's weight decay. Default: 1e-2.
-    pub adam_weight_decay: f64,
-    /// AdamW's epsilon. Default: 1e-8.
-    pub adam_epsilon: f64,
-    /// The largest norm of all gradients together. Default: 1.
-    pub max_grad_norm: f64,
-}
-
-impl Default for OptimizerSection {
-    fn default() -> Self {
-        Self {
-            learning_rate: 5e-6,
-            scale_lr: false,
-            gradient_accumulation_steps: NonZeroUsize::MIN,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_weight_decay: 1e-2,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-        }
-    }
 }
 
 /// `[schedule]`

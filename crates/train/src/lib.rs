@@ -33,7 +33,7 @@ pub use checkpoint::{Checkpoint, Position};
 pub use choice::Choice;
 pub use config::{
     CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection,
-    OptimizerSection, ReportSection, ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
+    ReportSection, ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
 pub use encode::CacheUse;
 pub use error::TrainError;
@@ -41,7 +41,10 @@ pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, Zer
 pub use fidelity::{Fidelity, FidelityOptions, FidelityScores, measure_fidelity};
 pub use lr::{LrSchedule, LrScheduler, StepRules};
 pub use objective::{LossSection, LossType};
-pub use optim::{AdamW, AdamWConfig, Gradients};
+pub use optim::{
+    AdafactorConfig, AdamWConfig, Gradients, LionConfig, Optimizer, OptimizerConfig, OptimizerKind,
+    OptimizerSection, ProdigyConfig,
+};
 pub use plan::{
     CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
     PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,

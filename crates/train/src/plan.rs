@@ -10,12 +10,13 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use pyrograph_data::{Columns, Transform};
+use pyrograph_unet::ParameterGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{MemorySection, ReportSection, TrainConfig};
 use crate::lr::LrSchedule;
 use crate::objective::LossSection;
-use crate::optim::AdamWConfig;
+use crate::optim::OptimizerConfig;
 use crate::precision::PrecisionSection;
 
 pub use error::PlanError;
@@ -138,8 +139,12 @@ pub struct OptimizerPlan {
     pub lr_schedule: LrSchedule,
     /// Micro-batches per update.
     pub accumulation_steps: NonZeroUsize,
-    /// The constants of AdamW.
-    pub adamw: AdamWConfig,
+    /// Which optimizer, with its constants.
+    pub algorithm: OptimizerConfig,
+    /// The factor on the learning rate of zero convolutions.
+    pub zero_conv_lr_factor: f64,
+    /// The factor on the learning rate of the hint embedding.
+    pub hint_embedding_lr_factor: f64,
     /// The largest norm of all gradients together, positive.
     pub max_grad_norm: f64,
 }
@@ -149,6 +154,16 @@ impl OptimizerPlan {
     #[must_use]
     pub fn learning_rate_at(&self, step: u64, total_steps: u64) -> f64 {
         self.learning_rate * self.lr_schedule.multiplier(step, total_steps)
+    }
+
+    /// The factor on the learning rate of a ControlNet's parameter, by its path.
+    #[must_use]
+    pub fn lr_factor(&self, path: &str) -> f64 {
+        match ParameterGroup::of(path) {
+            ParameterGroup::Copied => 1.0,
+            ParameterGroup::HintEmbedding => self.hint_embedding_lr_factor,
+            ParameterGroup::ZeroConv => self.zero_conv_lr_factor,
+        }
     }
 }
 

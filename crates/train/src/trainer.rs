@@ -24,7 +24,7 @@ use crate::events::{Banner, Both, Event, Progress};
 use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients};
 use crate::memory;
 use crate::metrics::MetricsFile;
-use crate::optim::{AdamW, Gradients};
+use crate::optim::{Gradients, Optimizer, OptimizerSection};
 use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
 use crate::stopwatch::{Phase, Stopwatch};
 use crate::took_hold::Finding;
@@ -54,7 +54,7 @@ pub struct Trainer {
     identity: Identity,
     controlnet: ControlNet,
     controlnet_config: ControlNetConfig,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     position: Position,
     record: Record,
     /// When [`Trainer::run`] was called.
@@ -107,7 +107,7 @@ impl Trainer {
             .map_err(TrainError::Schedule)?;
         let start = match checkpoint {
             Some(checkpoint) => {
-                checkpoint.restore(&identity, plan.optimizer.adamw, &device.clone().autodiff())?
+                checkpoint.restore(&identity, plan.optimizer.algorithm, &device.clone().autodiff())?
             }
             None => fresh_start(&plan, &bundle, &device)?,
         };
@@ -285,7 +285,8 @@ impl Trainer {
         // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
         let empty = self.controlnet_config.init(&self.device);
         let controlnet = std::mem::replace(&mut self.controlnet, empty);
-        self.controlnet = self.optimizer.step(controlnet, clipped, lr);
+        let lr_factor = |path: &str| self.plan.optimizer.lr_factor(path);
+        self.controlnet = self.optimizer.step_with(controlnet, clipped, lr, lr_factor);
         self.position.optimizer_step = self.optimizer.steps();
         stopwatch.lap(Phase::Optimizer);
         Ok(norm)
@@ -416,7 +417,7 @@ fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Res
             (ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device), config)
         }
     };
-    let optimizer = AdamW::new(plan.optimizer.adamw);
+    let optimizer = Optimizer::new(plan.optimizer.algorithm);
     let (position, record) = (Position::default(), Record::default());
     Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
 }
@@ -438,6 +439,7 @@ fn identity(plan: &TrainPlan, dataset: &Dataset) -> Identity {
         ("seed", plan.seed.to_string()),
         ("train_batch_size", plan.data.batch_size.to_string()),
         ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
+        ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
         ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
         ("resolution", plan.data.transform.side.get().to_string()),
         ("number of samples", dataset.samples().len().to_string()),

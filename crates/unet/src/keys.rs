@@ -14,3 +14,26 @@ pub const RENAMES: &[(&str, &str)] = &[
     ("proj_out.conv", "proj_out"),
     ("proj_out.linear", "proj_out"),
 ];
+
+/// What a ControlNet's parameter was born as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterGroup {
+    /// A copy of the UNet's.
+    Copied,
+    /// Part of the hint embedding, which is new.
+    HintEmbedding,
+    /// Of a zero convolution.
+    ZeroConv,
+}
+
+impl ParameterGroup {
+    /// The group of the parameter at a path of the module.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        match path.split('.').next() {
+            Some("controlnet_cond_embedding") => Self::HintEmbedding,
+            Some("controlnet_down_blocks" | "controlnet_mid_block") => Self::ZeroConv,
+            _ => Self::Copied,
+        }
+    }
+}

@@ -28,5 +28,5 @@ pub use control::{ControlMode, ControlNet, Residuals};
 pub use diffusers::{ControlNetJson, EncoderJson, PerStage, UnetJson};
 pub use error::ConfigError;
 pub use flops::PassSize;
-pub use keys::RENAMES;
+pub use keys::{ParameterGroup, RENAMES};
 pub use unet::{Encoded, Unet};

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
-use pyrograph_train::{AdamW, AdamWConfig, Gradients, LrSchedule};
+use pyrograph_train::{AdamWConfig, Gradients, LrSchedule, Optimizer};
 use pyrograph_weights::{LoadOptions, SaveOptions, load, load_tensors, save, save_tensors};
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,7 @@ pub(crate) trait Stage {
 /// A model in training.
 pub(crate) struct Training<M> {
     pub(crate) model: M,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     recipe: Recipe,
     dir: PathBuf,
 }
@@ -93,7 +93,7 @@ impl<M: Module> Training<M> {
         if !saved.is_dir() {
             device.seed(recipe.seed);
             draw_weights(&fresh);
-            return Ok(Self { model: fresh, optimizer: AdamW::new(ADAMW), recipe, dir });
+            return Ok(Self { model: fresh, optimizer: Optimizer::new(ADAMW), recipe, dir });
         }
         let text = fs::read_to_string(saved.join(STATE)).with_context(|| saved.display().to_string())?;
         let state: State = serde_json::from_str(&text).with_context(|| saved.display().to_string())?;
@@ -105,7 +105,7 @@ impl<M: Module> Training<M> {
         );
         let model = load(fresh, &saved.join(MODEL), &LoadOptions::default())?;
         let moments = load_tensors(&saved.join(OPTIMIZER))?;
-        let optimizer = AdamW::resumed(ADAMW, state.step, moments, &model, device)?;
+        let optimizer = Optimizer::resumed(ADAMW, state.step, moments, &model, device)?;
         Ok(Self { model, optimizer, recipe, dir })
     }
 

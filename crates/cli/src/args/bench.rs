@@ -8,9 +8,10 @@ use std::str::FromStr;
 
 use clap::Args;
 use pyrograph_data::Side;
-use pyrograph_train::{MemorySection, PrecisionSection};
+use pyrograph_train::TrainConfig;
 
 use super::memory::MemoryArgs;
+use super::optimizer::OptimizerArgs;
 use super::small::side;
 
 const AFTER_HELP: &str = "\
@@ -35,9 +36,8 @@ pub(crate) struct BenchArgs {
     /// Pictures in a batch; several sizes are measured one after another, the smallest first.
     #[arg(long, num_args = 1.., value_name = "N", default_value = "1")]
     pub(crate) batch_size: Vec<NonZeroUsize>,
-    /// Batches in an optimizer step.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) gradient_accumulation_steps: NonZeroUsize,
+    #[command(flatten)]
+    optimizer: OptimizerArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     /// Steps to measure.
@@ -52,11 +52,12 @@ pub(crate) struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// The sections that the flags of memory say all of.
-    pub(crate) fn memory(&self) -> (PrecisionSection, MemorySection) {
-        let (mut precision, mut memory) = Default::default();
-        self.memory.apply(&mut precision, &mut memory);
-        (precision, memory)
+    /// The defaults of `train` with the flags over them.
+    pub(crate) fn config(&self) -> TrainConfig {
+        let mut config = TrainConfig::default();
+        self.optimizer.apply(&mut config.optimizer);
+        self.memory.apply(&mut config.precision, &mut config.memory);
+        config
     }
 }
 

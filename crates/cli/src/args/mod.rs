@@ -6,6 +6,7 @@ mod eval;
 mod generate;
 mod loss;
 mod memory;
+mod optimizer;
 mod reference;
 mod small;
 mod train;

@@ -91,9 +91,6 @@ pub(crate) struct ReferenceArgs {
     hub_model_id: Option<String>,
     /// Not supported.
     #[arg(long, hide_short_help = true)]
-    use_8bit_adam: bool,
-    /// Not supported.
-    #[arg(long, hide_short_help = true)]
     push_to_hub: bool,
     /// Not supported.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
@@ -117,7 +114,6 @@ impl ReferenceArgs {
 
     fn refused(&self) -> Option<(String, &'static str)> {
         let refused = [
-            (self.use_8bit_adam, "use_8bit_adam", "leave it out: AdamW keeps its state in 32-bit floats"),
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
             (
                 self.dataset_config_name.is_some(),

@@ -12,6 +12,7 @@ use pyrograph_train::{CacheKind, LrScheduler, PlanError, ReportTo, StepRules, Tr
 use super::choice::{choice, named};
 use super::loss::LossArgs;
 use super::memory::MemoryArgs;
+use super::optimizer::OptimizerArgs;
 use super::reference::{ReferenceArgs, UsageError};
 use super::{set, set_some};
 
@@ -130,35 +131,6 @@ struct CacheArgs {
     /// The folder on disk, which runs may share [default: pyrograph in $XDG_CACHE_HOME or ~/.cache].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Optimizer")]
-struct OptimizerArgs {
-    /// The learning rate after warmup [default: 5e-6].
-    #[arg(long, value_name = "RATE")]
-    learning_rate: Option<f64>,
-    /// Multiply the learning rate by batch size and accumulation steps.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    scale_lr: Option<bool>,
-    /// Micro-batches per update [default: 1].
-    #[arg(long, value_name = "N")]
-    gradient_accumulation_steps: Option<NonZeroUsize>,
-    /// AdamW's decay of the mean of the gradients [default: 0.9].
-    #[arg(long, value_name = "B1")]
-    adam_beta1: Option<f64>,
-    /// AdamW's decay of the mean of their squares [default: 0.999].
-    #[arg(long, value_name = "B2")]
-    adam_beta2: Option<f64>,
-    /// AdamW's weight decay [default: 1e-2].
-    #[arg(long, value_name = "DECAY")]
-    adam_weight_decay: Option<f64>,
-    /// AdamW's epsilon [default: 1e-8].
-    #[arg(long, value_name = "EPS")]
-    adam_epsilon: Option<f64>,
-    /// The largest norm of all gradients together [default: 1].
-    #[arg(long, value_name = "NORM")]
-    max_grad_norm: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -283,7 +255,7 @@ impl TrainArgs {
         self.data.apply(&mut config);
         set_some(&mut config.cache.cache, &self.cache.cache);
         set_some(&mut config.cache.cache_dir, &self.cache.cache_dir);
-        self.optimizer.apply(&mut config);
+        self.optimizer.apply(&mut config.optimizer);
         self.schedule.apply(&mut config);
         self.loss.apply(&mut config.loss);
         self.memory.apply(&mut config.precision, &mut config.memory);
@@ -328,20 +300,6 @@ impl DataArgs {
         set(&mut data.proportion_empty_prompts, &self.proportion_empty_prompts);
         set(&mut data.train_batch_size, &self.train_batch_size);
         set(&mut data.dataloader_num_workers, &self.dataloader_num_workers);
-    }
-}
-
-impl OptimizerArgs {
-    fn apply(&self, config: &mut TrainConfig) {
-        let optimizer = &mut config.optimizer;
-        set(&mut optimizer.learning_rate, &self.learning_rate);
-        set(&mut optimizer.scale_lr, &self.scale_lr);
-        set(&mut optimizer.gradient_accumulation_steps, &self.gradient_accumulation_steps);
-        set(&mut optimizer.adam_beta1, &self.adam_beta1);
-        set(&mut optimizer.adam_beta2, &self.adam_beta2);
-        set(&mut optimizer.adam_weight_decay, &self.adam_weight_decay);
-        set(&mut optimizer.adam_epsilon, &self.adam_epsilon);
-        set(&mut optimizer.max_grad_norm, &self.max_grad_norm);
     }
 }
 
@@ -433,7 +391,7 @@ mod tests {
         args.check().unwrap();
         let config = args.config().unwrap();
         assert_eq!(config.model.pretrained_model_name_or_path, Some("sd15".into()));
-        assert_eq!(config.optimizer.learning_rate, 1e-5);
+        assert_eq!(config.optimizer.learning_rate, Some(1e-5));
         assert_eq!(config.optimizer.gradient_accumulation_steps.get(), 4);
         assert_eq!(config.data.train_batch_size.get(), 1);
         assert!(config.memory.gradient_checkpointing);
@@ -445,7 +403,7 @@ mod tests {
     fn a_flag_wins_over_the_preset_and_that_over_the_default() {
         let preset = "[optimizer]\nlearning_rate = 2e-5\nmax_grad_norm = 3.0\nscale_lr = true";
         let optimizer = config(preset, &["--learning-rate=1e-4", "--scale-lr=false"]).optimizer;
-        assert_eq!(optimizer.learning_rate, 1e-4);
+        assert_eq!(optimizer.learning_rate, Some(1e-4));
         assert_eq!(optimizer.max_grad_norm, 3.0);
         assert!(!optimizer.scale_lr);
         assert_eq!(optimizer.adam_beta1, 0.9);

@@ -9,8 +9,8 @@ use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_report::{BatchPoint, RunFacts, Section, write_bench};
 use pyrograph_train::{
-    Choice, DataSection, EvaluationSection, Measurement, ModelSection, OptimizerSection, PhaseSeconds,
-    RunSection, TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
+    Choice, DataSection, EvaluationSection, Measurement, ModelSection, PhaseSeconds, RunSection, TrainConfig,
+    TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
 
@@ -55,7 +55,7 @@ fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measure
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
     let plan = plan(args, batch_size, side, scratch.path())?;
     // An epoch of one step: a shorter one would end the step early.
-    let count = batch_size.saturating_mul(args.gradient_accumulation_steps);
+    let count = batch_size.saturating_mul(plan.optimizer.accumulation_steps);
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
@@ -78,7 +78,6 @@ fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bun
 
 /// The defaults of `train`, without evaluation and validation.
 fn plan(args: &BenchArgs, batch_size: NonZeroUsize, side: Side, scratch: &Path) -> anyhow::Result<TrainPlan> {
-    let (precision, memory) = args.memory();
     Ok(TrainPlan::try_from(TrainConfig {
         model: ModelSection {
             pretrained_model_name_or_path: Some(scratch.join("base")),
@@ -90,16 +89,10 @@ fn plan(args: &BenchArgs, batch_size: NonZeroUsize, side: Side, scratch: &Path) 
             train_batch_size: batch_size,
             ..DataSection::default()
         },
-        optimizer: OptimizerSection {
-            gradient_accumulation_steps: args.gradient_accumulation_steps,
-            ..OptimizerSection::default()
-        },
-        precision,
-        memory,
         validation: ValidationSection { num_validation_samples: 0, ..ValidationSection::default() },
         evaluation: EvaluationSection { num_eval_samples: 0, ..EvaluationSection::default() },
         run: RunSection { output_dir: scratch.join("out"), ..RunSection::default() },
-        ..TrainConfig::default()
+        ..args.config()
     })?)
 }
 
@@ -151,7 +144,7 @@ impl Measured {
     fn json(&self, args: &BenchArgs) -> String {
         let Self { side, batch_size, measurement } = self;
         let rates = Rates::new(measurement);
-        let (precision, memory) = args.memory();
+        let TrainConfig { optimizer, precision, memory, .. } = args.config();
         json!({
             "preset": args.preset.to_string(),
             "backend": backend::NAME,
@@ -159,7 +152,8 @@ impl Measured {
             "batch_size": batch_size,
             "mixed_precision": precision.mixed_precision.name(),
             "gradient_checkpointing": memory.gradient_checkpointing,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
+            "optimizer": optimizer.optimizer.name(),
             "step_seconds": rates.step_seconds,
             "images_per_second": rates.images_per_second,
             "peak_bytes": measurement.peak_bytes,

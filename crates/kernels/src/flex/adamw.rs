@@ -16,13 +16,13 @@ const CHUNK: usize = 64 * 1024;
 /// Lanes of a sum in f64. With 32 the compiler converts one value at a time, at a third of the speed.
 const LANES: usize = 16;
 
-fn primitive(tensor: Tensor<1>) -> FlexTensor {
+pub(super) fn primitive(tensor: Tensor<1>) -> FlexTensor {
     let primitive = tensor.try_into_primitive::<Flex>().expect("the caller has seen that the kernel applies");
     contiguous(primitive)
 }
 
 /// A tensor whose storage holds nothing but its values, so that they can be changed in place.
-fn own(tensor: Tensor<1>) -> FlexTensor {
+pub(super) fn own(tensor: Tensor<1>) -> FlexTensor {
     let tensor = primitive(tensor);
     if tensor.bytes().len() == size_of_val(values(&tensor)) {
         return tensor;
@@ -31,7 +31,7 @@ fn own(tensor: Tensor<1>) -> FlexTensor {
 }
 
 /// The numbers of a step in the tensors' precision.
-struct Constants {
+pub(super) struct Constants {
     beta: [f32; 2],
     /// `1 - beta`, rounded once.
     rest: [f32; 2],
@@ -44,7 +44,7 @@ struct Constants {
 
 impl Constants {
     #[expect(clippy::cast_possible_truncation, reason = "f32 is the tensors' precision")]
-    fn new(step: &AdamWStep, scale: f32) -> Self {
+    pub(super) fn new(step: &AdamWStep, scale: f32) -> Self {
         Self {
             beta: [step.beta1 as f32, step.beta2 as f32],
             rest: [(1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32],
@@ -57,7 +57,7 @@ impl Constants {
     }
 
     #[inline(always)]
-    fn update(&self, value: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+    pub(super) fn update(&self, value: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
         let elements = value.iter_mut().zip(first).zip(second).zip(gradient);
         for (((value, first), second), gradient) in elements {
             let gradient = gradient * self.scale;

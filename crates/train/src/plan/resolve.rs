@@ -10,11 +10,11 @@ use super::{
     PlanError, ResumeFrom, TrainPlan, ValidationPair, ValidationPlan,
 };
 use crate::config::{
-    CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, ModelSection,
-    OptimizerSection, RunSection, ScheduleSection, TrainConfig, ValidationSection,
+    CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, ModelSection, RunSection,
+    ScheduleSection, TrainConfig, ValidationSection,
 };
 use crate::lr::{LrSchedule, LrScheduler};
-use crate::optim::AdamWConfig;
+use crate::optim::OptimizerSection;
 
 impl TryFrom<TrainConfig> for TrainPlan {
     type Error = PlanError;
@@ -136,21 +136,17 @@ fn optimizer_plan(
 ) -> Result<OptimizerPlan, PlanError> {
     let positive =
         |flag, value: f64| require(flag, "positive and finite", value, value > 0.0 && value.is_finite());
-    let decay = |flag, value: f64| require(flag, "in the range [0, 1)", value, (0.0..1.0).contains(&value));
     let accumulation_steps = section.gradient_accumulation_steps;
     let scale = if section.scale_lr { product(accumulation_steps, batch_size) } else { 1.0 };
-    let learning_rate = positive("learning_rate", section.learning_rate)? * scale;
+    let learning_rate = positive("learning_rate", section.base_learning_rate())? * scale;
     not_negative("lr_power", schedule.lr_power)?;
     Ok(OptimizerPlan {
         learning_rate,
         lr_schedule: lr_schedule(schedule, learning_rate)?,
         accumulation_steps,
-        adamw: AdamWConfig {
-            beta1: decay("adam_beta1", section.adam_beta1)?,
-            beta2: decay("adam_beta2", section.adam_beta2)?,
-            epsilon: not_negative("adam_epsilon", section.adam_epsilon)?,
-            weight_decay: not_negative("adam_weight_decay", section.adam_weight_decay)?,
-        },
+        algorithm: section.algorithm()?,
+        zero_conv_lr_factor: not_negative("zero_conv_lr_factor", section.zero_conv_lr_factor)?,
+        hint_embedding_lr_factor: not_negative("hint_embedding_lr_factor", section.hint_embedding_lr_factor)?,
         max_grad_norm: positive("max_grad_norm", section.max_grad_norm)?,
     })
 }
@@ -294,14 +290,12 @@ impl From<TrainPlan> for TrainConfig {
             cache: cache_section(cache),
             schedule: schedule_section(optimizer.lr_schedule, length),
             optimizer: OptimizerSection {
-                learning_rate: optimizer.learning_rate,
-                scale_lr: false,
+                learning_rate: Some(optimizer.learning_rate),
+                zero_conv_lr_factor: optimizer.zero_conv_lr_factor,
+                hint_embedding_lr_factor: optimizer.hint_embedding_lr_factor,
                 gradient_accumulation_steps: optimizer.accumulation_steps,
-                adam_beta1: optimizer.adamw.beta1,
-                adam_beta2: optimizer.adamw.beta2,
-                adam_weight_decay: optimizer.adamw.weight_decay,
-                adam_epsilon: optimizer.adamw.epsilon,
                 max_grad_norm: optimizer.max_grad_norm,
+                ..OptimizerSection::of(&optimizer.algorithm)
             },
             loss,
             precision,

@@ -68,12 +68,12 @@ fn what_cannot_be_run_is_refused_with_the_references_words() {
         config.evaluation.num_eval_samples = 1;
     });
     check_refused("`--resolution` must be divisible by 8", |config| config.data.resolution = 500);
-    check_refused("`--learning_rate` must be positive", |config| config.optimizer.learning_rate = 0.0);
+    check_refused("`--learning_rate` must be positive", |config| config.optimizer.learning_rate = Some(0.0));
     check_refused("`--adam_beta2` must be in the range [0, 1), found 1", |config| {
-        config.optimizer.adam_beta2 = 1.0;
+        config.optimizer.adam_beta2 = Some(1.0);
     });
     check_refused("lr_end (1e-7) must be smaller than initial lr (1e-7)", |config| {
-        config.optimizer.learning_rate = 1e-7;
+        config.optimizer.learning_rate = Some(1e-7);
         config.schedule.lr_scheduler = LrScheduler::Polynomial;
     });
     check_refused("`--lr_scheduler piecewise_constant` needs", |config| {
@@ -113,7 +113,7 @@ fn validation_images_and_prompts_pair_up() {
 fn scale_lr_multiplies_by_batch_and_accumulation() {
     let plan = plan(|config| {
         config.optimizer.scale_lr = true;
-        config.optimizer.learning_rate = 1e-5;
+        config.optimizer.learning_rate = Some(1e-5);
         config.optimizer.gradient_accumulation_steps = NonZeroUsize::new(3).unwrap();
         config.data.train_batch_size = NonZeroUsize::new(2).unwrap();
     });
