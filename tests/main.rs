@@ -9,6 +9,7 @@
 mod bench;
 mod cli;
 mod docs;
+mod faults;
 mod parity;
 mod report;
 mod train;

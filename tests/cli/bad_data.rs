@@ -141,7 +141,8 @@ fn an_unreadable_image_ends_the_run_and_keeps_the_last_checkpoint() {
         let png = fs::read(&path).unwrap();
         fs::write(path, &png[..png.len() / 2]).unwrap();
     }
-    let resumed = desk.run(&format!("{train} --max_train_steps=9 --resume_from_checkpoint=latest --quiet"));
+    let resumed = desk
+        .run(&format!("{train} --max_train_steps=9 --resume_from_checkpoint=latest --force_resume --quiet"));
     expect![[r#"
         error: cannot read the training data
           caused by: cannot use row DESK/circles/train/metadata.jsonl:3

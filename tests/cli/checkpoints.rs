@@ -53,7 +53,7 @@ fn what_a_killed_run_was_writing_or_deleting_is_cleared_away() {
     desk.write("out/.checkpoint-notes/mine.txt", "");
     train(&desk, "--max_train_steps=2");
     let hidden: Vec<_> = names(&desk.path("out")).into_iter().filter(|name| name.starts_with('.')).collect();
-    assert_eq!(hidden, [".checkpoint-notes"]);
+    assert_eq!(hidden, [".checkpoint-notes", ".lock"]);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_damaged_checkpoint_is_refused_by_name_and_skipped_as_the_latest() {
     desk.refuses(
         &format!("{line} --resume_from_checkpoint=checkpoint-4"),
         expect![[r#"
-            error: `out/checkpoint-4` is not a complete checkpoint: `optimizer.safetensors` is damaged
+            error: `out/checkpoint-4` is not a complete checkpoint: `optimizer.safetensors` is damaged: it has 3487543 bytes, expected 3487544
 
             hint: give a folder `checkpoint-N` that a run has written, or `latest` for the newest complete one
         "#]],
@@ -86,7 +86,7 @@ fn a_checkpoint_of_other_settings_is_refused() {
         expect![[r#"
             error: `out/checkpoint-2` belongs to another run: `train_batch_size` was 1 and is 2
 
-            hint: resume with the settings of that run, or start a new one in another --output_dir
+            hint: resume with the settings of that run, start a new one in another --output_dir, or continue all the same with --force_resume
         "#]],
     );
 }

@@ -28,7 +28,7 @@ use expect_test::Expect;
 use tempfile::TempDir;
 
 /// What every training run here has in common; pictures take the longest.
-const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32 \
+pub(crate) const TRAIN: &str = "train --pretrained_model_name_or_path=base --output_dir=out --resolution=32 \
                      --num_validation_samples=0";
 
 /// The program in a folder: that of this build, or `PYROGRAPH_BIN` on a machine without it. Its cache is there, too, and
@@ -43,21 +43,21 @@ pub(crate) fn program(folder: &Path) -> Command {
 
 /// A user's folder: a tiny base model in `base`, a ControlNet of it in `controlnet` with its `hint.png` and
 /// `latents.safetensors`, and five pairs of circles in `circles`.
-struct Desk {
+pub(crate) struct Desk {
     /// Deletes the folder at the end.
     _dir: TempDir,
     path: PathBuf,
 }
 
 /// What a command left behind.
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         copy(&crate::fixtures().join("parity/generate/sd1-like"), &path);
@@ -65,7 +65,7 @@ impl Desk {
         Self { _dir: dir, path }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// The command in this folder, for a line of words without quotes.
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = program(&self.path);
         command.args(line.split_whitespace());
         command
@@ -98,12 +98,12 @@ impl Desk {
         Finished { code: output.status.code(), stdout: text(output.stdout), stderr }
     }
 
-    fn run(&self, line: &str) -> Finished {
+    pub(crate) fn run(&self, line: &str) -> Finished {
         self.finish(self.command(line))
     }
 
     /// Runs a command that must succeed; returns its standard output.
-    fn done(&self, line: &str) -> String {
+    pub(crate) fn done(&self, line: &str) -> String {
         let finished = self.run(line);
         assert_eq!(finished.code, Some(0), "{line}\n{}", finished.stderr);
         finished.stdout

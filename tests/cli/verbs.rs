@@ -153,7 +153,7 @@ fn equal_seeds_make_equal_bases_and_data() {
 fn the_demo_trains_from_nothing() {
     let desk = Desk::new();
     let result = demo(&desk, "all --count 40 --steps 2 --num-samples 2");
-    assert_eq!(names(&desk.path("all")), ["circles", "new-hints", "out", "tiny-sd"]);
+    assert_eq!(names(&desk.path("all")), [".pyrograph-demo", "circles", "new-hints", "out", "tiny-sd"]);
     for file in ["tiny-sd/model_index.json", "out/config.json", "out/validation/step-000002/grid.png"] {
         assert!(desk.path("all").join(file).is_file(), "{file}");
     }

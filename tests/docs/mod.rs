@@ -20,7 +20,9 @@ const LEARNING: (&str, &str) = ("docs/is-it-learning.md", include_str!("../../do
 const USE: (&str, &str) =
     ("docs/use-what-you-trained.md", include_str!("../../docs/use-what-you-trained.md"));
 
-const PAGES: [(&str, &str); 6] = [README, INDEX, OWN_DATASET, SD15, LEARNING, USE];
+const RELIABILITY: (&str, &str) = ("docs/reliability.md", include_str!("../../docs/reliability.md"));
+
+const PAGES: [(&str, &str); 7] = [README, INDEX, OWN_DATASET, SD15, LEARNING, USE, RELIABILITY];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),
@@ -52,6 +54,40 @@ fn the_guide_to_whether_it_learns_runs_from_top_to_bottom() {
 #[test]
 fn the_guide_to_use_what_you_trained_runs_from_top_to_bottom() {
     check(USE);
+}
+
+#[test]
+fn the_page_on_reliability_runs_from_top_to_bottom() {
+    check(RELIABILITY);
+}
+
+#[test]
+fn every_promise_of_reliability_is_held_by_a_test_and_every_fault_is_in_its_table() {
+    let tests = root().join("tests");
+    // Not there on a machine with the bundle of tests only.
+    if !tests.join("faults").is_dir() {
+        return;
+    }
+    let is_test = |name: &&str| {
+        name.split('_').count() > 4
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+    };
+    let promised: Vec<&str> = RELIABILITY.1.split('`').filter(is_test).collect();
+    let mut existing = Vec::new();
+    for folder in ["faults", "train"] {
+        for file in fs::read_dir(tests.join(folder)).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            let names =
+                text.split("#[test]\nfn ").skip(1).map(|after| after.split('(').next().unwrap().to_owned());
+            existing.extend(names.map(|name| (folder, name)));
+        }
+    }
+    for name in &promised {
+        assert!(existing.iter().any(|(_, other)| other == name), "there is no test `{name}`");
+    }
+    for (_, name) in existing.iter().filter(|(folder, _)| *folder == "faults") {
+        assert!(promised.contains(&name.as_str()), "`{name}` is not in the table");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn run(
         config.checkpoint.checkpointing_steps = 1.try_into().expect("not zero");
         change(config);
     });
-    Trainer::new(plan, &backend::device())?.run(observer)
+    Trainer::new(plan, &backend::device())?.run(observer).map(drop)
 }
 
 /// Every file that a run's numbers decide.

@@ -7,6 +7,7 @@ mod check;
 mod ci;
 mod dist;
 mod doc;
+mod faults;
 mod parity;
 mod shell;
 mod smoke;
@@ -39,6 +40,11 @@ enum Verb {
     Test {
         #[arg(long, value_enum, default_value_t = Backend::Cpu)]
         backend: Backend,
+    },
+    /// The fault suite with more kills at random moments than `test` has.
+    Faults {
+        #[arg(long, default_value_t = 100)]
+        kills: u32,
     },
     /// Makes fresh parity cases with PyTorch and diffusers, and runs the parity tests over them.
     ///
@@ -73,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Check => check::check(),
         Verb::Tidy => tidy::tidy(),
         Verb::Test { backend } => test::test(backend),
+        Verb::Faults { kills } => faults::faults(kills),
         Verb::Parity { seed } => parity::parity(seed),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Doc => doc::doc(),

@@ -10,6 +10,7 @@ mod commands;
 mod progress;
 mod report;
 mod run_report;
+mod signals;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -36,18 +37,24 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     allocator::keep_freed_memory();
     let result = match &cli.command {
         Command::Train(args) => commands::train(args, &cli.output),
-        Command::Generate(args) => commands::generate(args),
-        Command::Eval(args) => commands::eval(args, &cli.output),
-        Command::Inspect(args) => commands::inspect(args, &cli.output),
-        Command::InitBase(args) => commands::init_base(args),
-        Command::Data(args) => commands::data(args),
+        Command::Checkpoint(args) => commands::checkpoint(args, &cli.output),
+        Command::Replay(args) => commands::replay(args, &cli.output).map(done),
+        Command::Generate(args) => commands::generate(args).map(done),
+        Command::Eval(args) => commands::eval(args, &cli.output).map(done),
+        Command::Inspect(args) => commands::inspect(args, &cli.output).map(done),
+        Command::InitBase(args) => commands::init_base(args).map(done),
+        Command::Data(args) => commands::data(args).map(done),
         Command::Demo(args) => commands::demo(args, &cli.output),
-        Command::Bench(args) => commands::bench(args),
+        Command::Bench(args) => commands::bench(args).map(done),
     };
     match result {
-        Ok(()) => Outcome::Done.into(),
+        Ok(outcome) => outcome.into(),
         Err(error) => report::print(&error).into(),
     }
+}
+
+fn done((): ()) -> Outcome {
+    Outcome::Done
 }
 
 fn log_to_stderr(output: &OutputArgs) {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pyrograph_train::{Banner, Evaluation, Event, Observer, Progress, TrainError};
+use pyrograph_train::{Banner, Evaluation, Event, Observer, Progress, Skipped, TrainError};
 
 use crate::args::{LogFormat, OutputArgs};
 
@@ -112,14 +112,27 @@ fn announcement(event: &Event) -> String {
     match event {
         Event::Started(banner) => started(banner),
         Event::Progress(progress) => figures(progress),
+        Event::Skipped(skipped) => skipped_step(skipped),
         Event::Checkpoint { step, path } => format!("checkpoint of step {step}: {}", path.display()),
         Event::Evaluation(evaluation) => evaluated(evaluation),
         Event::TookHold { step } => format!("the hint took hold at step {step}"),
         Event::Best { step, path, .. } => format!("best so far at step {step}: {}", path.display()),
         Event::Warning { step, message } => format!("warning at step {step}: {message}"),
         Event::Validation { step, grid, .. } => format!("validation of step {step}: {}", grid.display()),
+        Event::Stopped { step, path } => format!("stopped at step {step}: {}", path.display()),
         Event::Finished { step, path } => format!("trained {step} steps: {}", path.display()),
     }
+}
+
+fn skipped_step(skipped: &Skipped) -> String {
+    let Skipped { step, found, samples, n_in_a_row, n_skipped } = skipped;
+    let samples: Vec<String> =
+        samples.iter().map(|sample| format!("{} at timestep {}", sample.id, sample.timestep)).collect();
+    format!(
+        "warning: the step after step {step} is skipped, a {found} is not finite ({n_in_a_row} in a row, {n_skipped} in \
+         all): {}",
+        samples.join(", ")
+    )
 }
 
 fn evaluated(evaluation: &Evaluation) -> String {

@@ -21,6 +21,8 @@ pub(crate) enum Outcome {
     Failed,
     /// What the user gave cannot be used. Nothing was written, unless training met a file that cannot be read.
     BadInput,
+    /// It stopped on request and can be continued.
+    Stopped,
 }
 
 impl From<Outcome> for ExitCode {
@@ -29,6 +31,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::BadInput => 2,
+            Outcome::Stopped => 3,
         })
     }
 }
@@ -75,7 +78,15 @@ fn outcome(error: &anyhow::Error) -> Outcome {
     let is_failure = |link: &(dyn Error + 'static)| {
         matches!(
             link.downcast_ref::<TrainError>(),
-            Some(TrainError::NonFinite { .. } | TrainError::OptimizerState { .. } | TrainError::Io { .. })
+            Some(
+                TrainError::NonFinite { .. }
+                    | TrainError::NonFiniteSteps { .. }
+                    | TrainError::OptimizerState { .. }
+                    | TrainError::NotSaved { .. }
+                    | TrainError::DataStalled { .. }
+                    | TrainError::Panicked { .. }
+                    | TrainError::Io { .. }
+            )
         ) || matches!(
             link.downcast_ref::<DataError>(),
             Some(DataError::Write { .. } | DataError::Encode { .. })

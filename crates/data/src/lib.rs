@@ -55,7 +55,7 @@ pub use crate::{
     grid::grid,
     loader::{HostBatch, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
-    picture::{rgb_from_unit, rgb_to_unit, save_png},
+    picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
     resize::{Interpolation, resize},
     shapes::{Figure, Ground, Scene, SceneOptions},
 };

@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
@@ -52,7 +53,7 @@ pub struct HostBatch {
 ///
 /// Worker `i` of `n` makes the batches `i`, `i + n`, ... and hands them over through a channel of its own, so the
 /// order does not depend on which thread is faster. Dropping the loader stops the threads after the image that
-/// each has in hand.
+/// each has in hand; one that hangs in it, on a network drive that is gone, is left behind after [`FAREWELL`].
 pub struct Loader {
     maker: BatchMaker,
     cursor: Cursor,
@@ -66,6 +67,9 @@ struct Worker {
     batches: Option<Receiver<Result<HostBatch, DataError>>>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// How long a dropped loader waits for its threads.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 impl Loader {
     /// Starts the workers at `start`.
@@ -112,15 +116,39 @@ impl Loader {
     /// [`DataError::Row`] if an image of this batch cannot be used, [`DataError::WorkerPanicked`]. The call after
     /// an error gives the batch after.
     pub fn next_batch(&mut self) -> Result<HostBatch, DataError> {
-        let cursor = self.cursor;
-        self.cursor = self.maker.order.after(cursor);
-        if self.workers.is_empty() {
-            return self.maker.make(cursor);
+        loop {
+            if let Some(batch) = self.next_within(Duration::MAX)? {
+                return Ok(batch);
+            }
         }
-        let worker = &self.workers[self.next_worker];
-        self.next_worker = (self.next_worker + 1) % self.workers.len();
-        let received = worker.batches.as_ref().and_then(|batches| batches.recv().ok());
-        received.unwrap_or(Err(DataError::WorkerStopped))
+    }
+
+    /// As [`Self::next_batch`], but gives up waiting after `patience`; `None` then, and the same batch next time. Without
+    /// workers the batch is made at once, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<HostBatch>, DataError> {
+        let batch = match self.workers.get(self.next_worker) {
+            None => self.maker.make(self.cursor),
+            Some(worker) => match worker.batches.as_ref().map(|batches| batches.recv_timeout(patience)) {
+                Some(Ok(batch)) => batch,
+                Some(Err(RecvTimeoutError::Timeout)) => return Ok(None),
+                Some(Err(RecvTimeoutError::Disconnected)) | None => Err(DataError::WorkerStopped),
+            },
+        };
+        self.cursor = self.maker.order.after(self.cursor);
+        self.next_worker = (self.next_worker + 1) % self.workers.len().max(1);
+        batch.map(Some)
+    }
+
+    /// The ids of the samples that the next batch is made of.
+    ///
+    /// # Errors
+    /// [`DataError::CursorOutOfRange`], which [`Self::new`] has excluded.
+    pub fn awaited(&mut self) -> Result<Vec<String>, DataError> {
+        let samples = self.maker.order.batch(self.cursor)?;
+        Ok(samples.iter().map(|&index| self.maker.dataset.samples()[index].id.clone()).collect())
     }
 }
 
@@ -130,8 +158,12 @@ impl Drop for Loader {
         for worker in &mut self.workers {
             worker.batches = None;
         }
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take() {
+        let deadline = Instant::now() + FAREWELL;
+        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
                 // Panics of a batch were caught and handed over; nothing is left to report.
                 let _ = thread.join();
             }
@@ -260,6 +292,19 @@ mod tests {
         assert_eq!(inline[2].hint_unit.len(), 3 * 8 * 8);
         for workers in [1, 2, 5] {
             assert_eq!(batches(&dataset, workers, Cursor::default(), 8), inline, "{workers} workers");
+        }
+    }
+
+    #[test]
+    fn who_does_not_wait_gets_the_same_batches_later() {
+        let (_dir, dataset) = circles(7);
+        let expected = batches(&dataset, 0, Cursor::default(), 8);
+        let mut loader = Loader::new(Arc::clone(&dataset), &options(2), Cursor::default()).unwrap();
+        for expected in &expected {
+            assert_eq!(loader.awaited().unwrap(), expected.ids);
+            let found =
+                std::iter::repeat_with(|| loader.next_within(Duration::ZERO).unwrap()).flatten().next();
+            assert_eq!(found.as_ref(), Some(expected));
         }
     }
 

@@ -56,6 +56,14 @@ pub(crate) fn to_byte(unit: f64) -> u8 {
     (unit * 255.0).round_ties_even().clamp(0.0, 255.0) as u8
 }
 
+/// The bytes of a PNG file.
+#[must_use]
+pub fn png_bytes(image: &RgbImage) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png).expect("memory takes every byte of an image with pixels");
+    bytes.into_inner()
+}
+
 /// Writes a PNG file.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, ClipTokenizer}
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
 use pyrograph_weights::{
-    ComponentDir, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
+    ComponentDir, Disk, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
 };
 
 use crate::error::PipelineError;
@@ -205,13 +205,15 @@ pub fn save_controlnet(
     controlnet: &ControlNet,
     controlnet_config: &ControlNetConfig,
     path: &Path,
+    disk: &dyn Disk,
 ) -> Result<(), PipelineError> {
     let options = SaveOptions {
         renames: Renames::new(pyrograph_unet::RENAMES),
         metadata: BTreeMap::new(),
         ..SaveOptions::default()
     };
-    save(controlnet, &path.join("diffusion_pytorch_model.safetensors"), &options)
+    save(controlnet, &path.join("diffusion_pytorch_model.safetensors"), &options, disk)
         .map_err(weights("ControlNet"))?;
-    write_config(path, "config.json", &ControlNetJson::from(controlnet_config)).map_err(weights("ControlNet"))
+    write_config(path, "config.json", &ControlNetJson::from(controlnet_config), disk)
+        .map_err(weights("ControlNet"))
 }

@@ -52,6 +52,20 @@ pub fn generate(
     controlnet: &ControlNet,
     request: &Request,
 ) -> Result<Tensor<4>, PipelineError> {
+    let pictures = generate_while(bundle, controlnet, request, &|| true)?;
+    Ok(pictures.expect("it is drawn to the end"))
+}
+
+/// As [`generate`], as long as `keep_going` says so, which is asked before each denoising step; `None` if it did not.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_while(
+    bundle: &Bundle,
+    controlnet: &ControlNet,
+    request: &Request,
+    keep_going: &dyn Fn() -> bool,
+) -> Result<Option<Tensor<4>>, PipelineError> {
     let (device, [n_hints, ..]) = (request.hints.device(), request.hints.dims());
     if request.prompts.len() != n_hints {
         return Err(PipelineError::PromptCount { n_prompts: request.prompts.len(), n_hints });
@@ -61,12 +75,15 @@ pub fn generate(
     let mut latents = first_latents(bundle, request, &device)? * sampler.init_noise_sigma();
     let denoiser = Denoiser::new(bundle, controlnet, request, &device);
     for (step_idx, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
+        if !keep_going() {
+            return Ok(None);
+        }
         #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
         let prediction = denoiser.predict(latents.clone(), timestep as f32);
         latents = sampler.step(prediction, step_idx, latents);
     }
     let pictures = bundle.vae.decode(bundle.vae.unscale(latents));
-    Ok((pictures / 2.0 + 0.5).clamp(0.0, 1.0))
+    Ok(Some((pictures / 2.0 + 0.5).clamp(0.0, 1.0)))
 }
 
 fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<Tensor<4>, PipelineError> {

@@ -12,7 +12,7 @@ mod tiny;
 
 pub use bundle::{Bundle, BundleOptions, load_controlnet, save_controlnet};
 pub use error::PipelineError;
-pub use generate::{Request, generate};
+pub use generate::{Request, generate, generate_while};
 pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use precision::Precision;

@@ -8,7 +8,7 @@ use pyrograph_diffusion::SchedulerJson;
 use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, Vocabulary, build_vocabulary};
 use pyrograph_unet::{Projection, Stage, StageKind, TimeConfig, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
-use pyrograph_weights::{Renames, SaveDtype, SaveOptions, WeightsError, save, write_config};
+use pyrograph_weights::{Renames, SaveDtype, SaveOptions, SystemDisk, WeightsError, save, write_config};
 use serde_json::{Value, json};
 
 use crate::error::PipelineError;
@@ -86,17 +86,18 @@ impl TinyBase {
         let options = |renames| SaveOptions { renames, dtype, ..SaveOptions::default() };
         let dir = folder(out, "unet")?;
         let renames = Renames::new(pyrograph_unet::RENAMES);
-        save(models.unet, &dir.join("diffusion_pytorch_model.safetensors"), &options(renames))
+        save(models.unet, &dir.join("diffusion_pytorch_model.safetensors"), &options(renames), &SystemDisk)
             .map_err(failed)?;
         write(&dir, "config.json", &UnetJson::from(&self.unet))?;
         let dir = folder(out, "vae")?;
         let renames = Renames::new(pyrograph_vae::RENAMES);
-        save(models.vae, &dir.join("diffusion_pytorch_model.safetensors"), &options(renames))
+        save(models.vae, &dir.join("diffusion_pytorch_model.safetensors"), &options(renames), &SystemDisk)
             .map_err(failed)?;
         write(&dir, "config.json", &VaeJson::from(&self.vae))?;
         let dir = folder(out, "text_encoder")?;
         let renames = Renames::new(pyrograph_text::RENAMES);
-        save(models.text_encoder, &dir.join("model.safetensors"), &options(renames)).map_err(failed)?;
+        save(models.text_encoder, &dir.join("model.safetensors"), &options(renames), &SystemDisk)
+            .map_err(failed)?;
         write(&dir, "config.json", &ClipTextJson::from(&self.text))?;
         write(&folder(out, "scheduler")?, "scheduler_config.json", &Self::scheduler())?;
         self.write_tokenizer(&folder(out, "tokenizer")?)?;
@@ -179,5 +180,5 @@ fn failed(source: WeightsError) -> PipelineError {
 }
 
 fn write<T: serde::Serialize>(dir: &Path, file: &str, config: &T) -> Result<(), PipelineError> {
-    write_config(dir, file, config).map_err(failed)
+    write_config(dir, file, config, &SystemDisk).map_err(failed)
 }

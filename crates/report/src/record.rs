@@ -19,6 +19,11 @@ pub enum Record {
     Started(Started),
     /// Optimizer steps were made.
     Progress(Progress),
+    /// A step was not made, because a number in it was not finite.
+    Skipped {
+        /// Optimizer steps made.
+        step: u64,
+    },
     /// A checkpoint was written.
     Checkpoint {
         /// Optimizer steps made.
@@ -45,6 +50,11 @@ pub enum Record {
         /// What, and what to do about it.
         #[serde(default)]
         message: String,
+    },
+    /// The run stopped on request.
+    Stopped {
+        /// Optimizer steps made.
+        step: u64,
     },
     /// The trained ControlNet was written.
     Finished {
@@ -180,6 +190,8 @@ impl Record {
             | Self::TookHold { step }
             | Self::Best { step }
             | Self::Warning { step, .. }
+            | Self::Skipped { step }
+            | Self::Stopped { step }
             | Self::Finished { step } => Some(*step),
         }
     }

@@ -19,6 +19,9 @@ pub(crate) struct Run {
     pub(crate) is_finished: bool,
 }
 
+/// What is said of steps that were not made.
+const SKIPPED: &str = "a number was not finite, so this step was skipped, and perhaps later ones; metrics.jsonl names their samples";
+
 impl Run {
     pub(crate) fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
         let mut run = Self::default();
@@ -39,16 +42,19 @@ impl Run {
                 }
                 Record::TookHold { step } => run.took_hold = run.took_hold.or(Some(step)),
                 Record::Best { step } => run.best = Some(step),
-                Record::Warning { step, message } => {
-                    if run.warnings.iter().all(|(_, other)| *other != message) {
-                        run.warnings.push((step, message));
-                    }
-                }
+                Record::Warning { step, message } => run.warn(step, message),
+                Record::Skipped { step } => run.warn(step, SKIPPED.to_owned()),
                 Record::Finished { .. } => run.is_finished = true,
-                Record::Checkpoint { .. } | Record::Unknown => {}
+                Record::Checkpoint { .. } | Record::Stopped { .. } | Record::Unknown => {}
             }
         }
         run
+    }
+
+    fn warn(&mut self, step: u64, message: String) {
+        if self.warnings.iter().all(|(_, other)| *other != message) {
+            self.warnings.push((step, message));
+        }
     }
 
     /// Steps after a checkpoint are made again by the run that resumes from it.

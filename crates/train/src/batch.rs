@@ -5,7 +5,8 @@ use burn::tensor::TensorData;
 use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
 use pyrograph_pipeline::Bundle;
 
-use crate::encode::Encoder;
+use crate::encode::{Encoded, Encoder};
+use crate::nonfinite::NonFinite;
 
 /// One micro-batch on the device, without autodiff.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub(crate) struct Batch {
     pub context: Tensor<3>,
     /// The samples' ids, which key their random numbers.
     pub ids: Vec<String>,
+    /// What of it is not finite, and in which of its samples; looked for on the way, in what is on the host anyway.
+    pub non_finite: Option<(NonFinite, Vec<usize>)>,
 }
 
 impl Batch {
@@ -39,8 +42,12 @@ impl Batch {
             let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
             dataset.samples()[sample_idx].caption(&mut rng, dropout.empty_prompts)
         });
-        let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
-        let moments = host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
+        let prompts: Vec<Encoded<3>> = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let latents: Vec<Encoded<4>> =
+            host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
+        let non_finite = not_finite(&latents)
+            .map(|samples| (NonFinite::Latents, samples))
+            .or_else(|| Some((NonFinite::Prompt, not_finite(&prompts)?)));
         let mut hint_unit = host.hint_unit;
         for (hint, id) in hint_unit.chunks_exact_mut(3 * side * side).zip(&host.ids) {
             if dropout.drops_hint(id) {
@@ -48,12 +55,33 @@ impl Batch {
             }
         }
         Self {
-            moments: Tensor::cat(moments, 0),
+            moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
             hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
-            context: Tensor::cat(context, 0),
+            context: Tensor::cat(prompts.into_iter().map(|prompt| prompt.tensor).collect(), 0),
             ids: host.ids,
+            non_finite,
         }
     }
+}
+
+impl Batch {
+    /// One of its samples alone.
+    pub(crate) fn only(&self, place: usize) -> Self {
+        Self {
+            moments: self.moments.clone().narrow(0, place, 1),
+            hint: self.hint.clone().narrow(0, place, 1),
+            context: self.context.clone().narrow(0, place, 1),
+            ids: vec![self.ids[place].clone()],
+            non_finite: None,
+        }
+    }
+}
+
+/// The places of those that are not finite, if there are any.
+fn not_finite<const D: usize>(encoded: &[Encoded<D>]) -> Option<Vec<usize>> {
+    let places = encoded.iter().enumerate().filter(|(_, encoded)| !encoded.is_finite);
+    let places: Vec<usize> = places.map(|(place, _)| place).collect();
+    (!places.is_empty()).then_some(places)
 }
 
 /// What decides at a step which caption a sample has, and what of it is dropped.

@@ -1,19 +1,19 @@
 //! The best ControlNet of a run: `best/` in the output folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use pyrograph_pipeline::save_controlnet;
 use pyrograph_unet::{ControlNet, ControlNetConfig};
+use pyrograph_weights::Disk;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::checkpoint::{put_in_place, scratch_dir, write_json};
+use crate::checkpoint::save_sealed;
 use crate::events::Evaluation;
 
 const FOLDER: &str = "best";
 
-/// Which evaluation was the best so far. The folder keeps it as `best.json`, beside the ControlNet in diffusers' layout.
+/// Which evaluation was the best so far. The folder keeps it as `best.json`, beside the ControlNet in diffusers' layout
+/// and a manifest as that of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
     step: u64,
@@ -41,15 +41,12 @@ impl Best {
     /// Writes the folder beside the old one and takes its place; returns its path.
     pub(crate) fn save(
         &self,
+        disk: &dyn Disk,
         controlnet: &ControlNet,
         controlnet_config: &ControlNetConfig,
         output_dir: &Path,
     ) -> Result<PathBuf, TrainError> {
-        let scratch = scratch_dir(output_dir, FOLDER);
-        fs::create_dir_all(&scratch).map_err(TrainError::io(&scratch))?;
-        save_controlnet(controlnet, controlnet_config, &scratch).map_err(TrainError::Pipeline)?;
-        write_json(&scratch.join("best.json"), self)?;
-        put_in_place(&scratch, output_dir, FOLDER)
+        save_sealed(disk, output_dir, FOLDER, (controlnet, controlnet_config), ("best.json", self))
     }
 }
 

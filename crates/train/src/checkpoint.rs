@@ -1,11 +1,15 @@
 //! Checkpoints: a folder that is complete and verified, or not there.
 //!
 //! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `optimizer.safetensors`, `state.json`, and
-//! `manifest.json` with a hash of every other file. It is written under another name, synced and renamed, and old
-//! checkpoints go only after that.
+//! `manifest.json` with length and hash of every other file. It is written under another name, synced, read back and
+//! renamed, and old checkpoints go only after that.
+
+mod folder;
+mod list;
+mod manifest;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -13,24 +17,26 @@ use burn::prelude::*;
 use pyrograph_data::Cursor;
 use pyrograph_pipeline::{load_controlnet, save_controlnet};
 use pyrograph_unet::{ControlNet, ControlNetConfig};
-use pyrograph_weights::{load_tensors, save_tensors};
+use pyrograph_weights::{Disk, load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
+use self::manifest::{MANIFEST, Manifest, Recorder, read_json};
 use crate::best::Best;
+use crate::identity::{Difference, Identity};
+use crate::nonfinite::Skips;
 use crate::optim::{Optimizer, OptimizerConfig};
 use crate::took_hold::TookHold;
 use crate::{TrainError, TrainPlan};
 
+pub(crate) use self::folder::{put_in_place, recover, scratch_dir};
+pub use self::list::{CheckpointInfo, Condition, Thoroughness, list_checkpoints};
+
 const CONTROLNET: &str = "controlnet";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-const MANIFEST: &str = "manifest.json";
 
-/// The ending of a checkpoint's hidden name while it is written.
-const INCOMPLETE: &str = ".incomplete";
-
-/// The ending of a checkpoint's hidden name while it is deleted.
-const DELETED: &str = ".deleted";
+/// What a checkpoint needs beside its tensors, at most.
+const OTHER_BYTES: u64 = 1 << 20;
 
 /// How far a run is; together with plan and data it decides everything that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,26 +49,24 @@ pub struct Position {
     pub cursor: Cursor,
 }
 
-/// What a run has found out so far, and how long that took.
+/// What a run has found out so far, how long that took, and what it still owes.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) took_hold: TookHold,
     pub(crate) best: Option<Best>,
     pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) skips: Skips,
+    /// What is due at this step and not done yet.
+    #[serde(default)]
+    pub(crate) due: Due,
 }
 
-/// What must be the same for a resumed run to continue the one it resumes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity(pub BTreeMap<String, String>);
-
-impl Identity {
-    /// The first setting that differs.
-    fn difference(&self, stored: &Self) -> Option<(String, String, String)> {
-        self.0.iter().find_map(|(key, now)| {
-            let before = stored.0.get(key).map_or("unknown", String::as_str);
-            (before != now).then(|| (key.clone(), before.to_owned(), now.clone()))
-        })
-    }
+/// What is due between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Due {
+    pub(crate) evaluation: bool,
+    pub(crate) validation: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,6 +97,7 @@ pub struct Checkpoint {
     position: Position,
     identity: Identity,
     record: Record,
+    plan: serde_json::Value,
 }
 
 /// What a run continues from.
@@ -107,34 +112,114 @@ pub(crate) struct Restored {
 
 impl Snapshot<'_> {
     /// Writes `checkpoint-N` into the output folder, then deletes the oldest beyond `total_limit`.
+    ///
+    /// # Errors
+    /// [`TrainError::NotSaved`]; earlier checkpoints are as they were.
     pub(crate) fn save(
         &self,
+        disk: &dyn Disk,
         output_dir: &Path,
         total_limit: Option<NonZeroUsize>,
     ) -> Result<PathBuf, TrainError> {
+        let optimizer = self.optimizer.state(self.controlnet);
+        let n_weights = self.controlnet.num_params() as u64;
+        let moments: usize = optimizer.values().map(|data| data.as_bytes().len()).sum();
+        let needed_bytes = n_weights * 4 + moments as u64 + OTHER_BYTES;
         let name = format!("checkpoint-{}", self.position.optimizer_step);
-        remove_leftovers(output_dir)?;
+        warn_if(recover(disk, output_dir));
+
         let scratch = scratch_dir(output_dir, &name);
-        let controlnet_dir = scratch.join(CONTROLNET);
-        fs::create_dir_all(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
-        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir)
+        let written = self
+            .write(disk, &scratch, &optimizer)
+            .and_then(|()| put_in_place(disk, &scratch, output_dir, &name));
+        let path = written.map_err(|source| {
+            // A full disk has more use for the space than for a part of a checkpoint.
+            let _ = recover(disk, output_dir);
+            let available_bytes = disk.available_bytes(output_dir);
+            let path = output_dir.join(&name);
+            TrainError::NotSaved { path, needed_bytes, available_bytes, source: Box::new(source) }
+        })?;
+        if let Some(limit) = total_limit {
+            warn_if(remove_older(disk, output_dir, u64::from(self.position.optimizer_step), limit));
+        }
+        Ok(path)
+    }
+
+    /// Writes, syncs and verifies all files of the checkpoint.
+    fn write(
+        &self,
+        disk: &dyn Disk,
+        dir: &Path,
+        optimizer: &BTreeMap<String, TensorData>,
+    ) -> Result<(), TrainError> {
+        let recorder = Recorder::new(disk, dir);
+        let controlnet_dir = dir.join(CONTROLNET);
+        disk.create_dir(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
+        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir, &recorder)
             .map_err(TrainError::Pipeline)?;
-        save_tensors(&scratch.join(OPTIMIZER), &self.optimizer.state(self.controlnet), &BTreeMap::new())
+        save_tensors(&dir.join(OPTIMIZER), optimizer, &BTreeMap::new(), &recorder)
             .map_err(TrainError::Weights)?;
         let Self { position, record, plan, .. } = *self;
         let state = State { position, identity: self.identity.clone(), record, plan };
-        write_json(&scratch.join(STATE), &state)?;
-        write_json(&scratch.join(MANIFEST), &hashes(&scratch)?)?;
-        sync(&controlnet_dir)?;
-        let path = put_in_place(&scratch, output_dir, &name)?;
-        if let Some(limit) = total_limit {
-            let mut ours = numbered(output_dir)?;
-            ours.retain(|(_, path)| path.join(MANIFEST).is_file());
-            for (_, old) in &ours[..ours.len().saturating_sub(limit.get())] {
-                remove(old)?;
-            }
-        }
-        Ok(path)
+        write_json(&recorder, &dir.join(STATE), &state)?;
+        seal(disk, dir, &recorder.manifest())
+    }
+}
+
+/// Completes a folder: writes its manifest, makes everything durable and reads it back.
+fn seal(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), TrainError> {
+    write_json(disk, &dir.join(MANIFEST), manifest)?;
+    disk.sync_dir(dir).map_err(TrainError::io(dir))?;
+    let problem = |problem| TrainError::NotACheckpoint { path: dir.to_owned(), problem };
+    Manifest::read(dir).and_then(|manifest| manifest.verify(dir)).map_err(problem)
+}
+
+/// Writes a ControlNet and one file about it as a folder that takes the place of an older one at once.
+pub(crate) fn save_sealed<T: Serialize>(
+    disk: &dyn Disk,
+    output_dir: &Path,
+    name: &str,
+    (controlnet, controlnet_config): (&ControlNet, &ControlNetConfig),
+    (file, about): (&str, &T),
+) -> Result<PathBuf, TrainError> {
+    let scratch = scratch_dir(output_dir, name);
+    let write = || {
+        let recorder = Recorder::new(disk, &scratch);
+        disk.create_dir(&scratch).map_err(TrainError::io(&scratch))?;
+        save_controlnet(controlnet, controlnet_config, &scratch, &recorder).map_err(TrainError::Pipeline)?;
+        write_json(&recorder, &scratch.join(file), about)?;
+        seal(disk, &scratch, &recorder.manifest())?;
+        put_in_place(disk, &scratch, output_dir, name)
+    };
+    write().map_err(|source| {
+        let _ = recover(disk, output_dir);
+        let needed_bytes = controlnet.num_params() as u64 * 4 + OTHER_BYTES;
+        let (path, available_bytes) = (output_dir.join(name), disk.available_bytes(output_dir));
+        TrainError::NotSaved { path, needed_bytes, available_bytes, source: Box::new(source) }
+    })
+}
+
+/// Deletes the oldest checkpoints until `limit` are left, that of `step` among them. Those of later steps are another
+/// run's, and stay.
+fn remove_older(
+    disk: &dyn Disk,
+    output_dir: &Path,
+    step: u64,
+    limit: NonZeroUsize,
+) -> Result<(), TrainError> {
+    let mut older = folder::numbered(output_dir)?;
+    older.retain(|(number, path)| *number < step && path.join(MANIFEST).is_file());
+    let n_kept = limit.get() - 1;
+    for (_, old) in &older[..older.len().saturating_sub(n_kept)] {
+        folder::remove(disk, old)?;
+    }
+    Ok(())
+}
+
+/// What cannot be tidied up is in nobody's way.
+fn warn_if(result: Result<(), TrainError>) {
+    if let Err(error) = result {
+        tracing::warn!("{}", error.with_causes());
     }
 }
 
@@ -148,37 +233,37 @@ impl Checkpoint {
         if !path.is_dir() {
             return Err(problem("there is no such folder".to_owned()));
         }
-        let manifest: BTreeMap<String, String> = read_json(&path.join(MANIFEST)).map_err(&problem)?;
-        let found = hashes(path)?;
-        for (file, expected) in &manifest {
-            match found.get(file) {
-                None => return Err(problem(format!("`{file}` is missing"))),
-                Some(hash) if hash != expected => return Err(problem(format!("`{file}` is damaged"))),
-                Some(_) => {}
-            }
-        }
+        let manifest = Manifest::read(path).map_err(problem)?;
         for required in [STATE, OPTIMIZER] {
-            if !manifest.contains_key(required) {
+            if !manifest.files.contains_key(required) {
                 return Err(problem(format!("`{required}` is missing from its manifest")));
             }
         }
-        let state: State<serde_json::Value> = read_json(&path.join(STATE)).map_err(&problem)?;
-        let State { position, identity, record, .. } = state;
-        Ok(Self { path: path.to_owned(), position, identity, record })
+        manifest.verify(path).map_err(problem)?;
+        let State { position, identity, record, plan } = read_json(&path.join(STATE)).map_err(problem)?;
+        Ok(Self { path: path.to_owned(), position, identity, record, plan })
     }
 
-    /// The newest complete checkpoint of an output folder. Folders of other names are no concern of ours, and
-    /// incomplete ones are skipped.
+    /// The newest verified checkpoint of an output folder; says which it skips.
     ///
     /// # Errors
     /// [`TrainError::NoCheckpoint`] if there is none, or why the newest one cannot be used if none can.
     pub fn latest(output_dir: &Path) -> Result<Self, TrainError> {
+        Self::latest_before(output_dir, u64::MAX)
+    }
+
+    /// The newest verified checkpoint of an output folder after at most `step` steps.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::latest`].
+    pub fn latest_before(output_dir: &Path, step: u64) -> Result<Self, TrainError> {
         let none = || TrainError::NoCheckpoint { output_dir: output_dir.to_owned() };
         if !output_dir.is_dir() {
             return Err(none());
         }
         let mut first_failure = None;
-        for (_, path) in numbered(output_dir)?.iter().rev() {
+        let candidates = folder::numbered(output_dir)?;
+        for (_, path) in candidates.iter().rev().filter(|(number, _)| *number <= step) {
             match Self::open(path) {
                 Ok(checkpoint) => return Ok(checkpoint),
                 Err(failure) => {
@@ -202,16 +287,28 @@ impl Checkpoint {
         self.position
     }
 
+    /// The plan of the run that wrote it.
+    ///
+    /// # Errors
+    /// [`TrainError::NotACheckpoint`] if it is no plan of this version.
+    pub fn plan(&self) -> Result<TrainPlan, TrainError> {
+        serde_json::from_value(self.plan.clone()).map_err(|error| TrainError::NotACheckpoint {
+            path: self.path.clone(),
+            problem: format!("its plan cannot be used: {error}"),
+        })
+    }
+
+    /// What a run of this identity would change.
+    pub(crate) fn differences(&self, identity: &Identity) -> Vec<Difference> {
+        identity.differences(&self.identity)
+    }
+
     /// Loads the ControlNet and the optimizer to continue on an autodiff device.
     pub(crate) fn restore(
         &self,
-        identity: &Identity,
         optimizer: OptimizerConfig,
         device: &Device,
     ) -> Result<Restored, TrainError> {
-        if let Some((key, stored, now)) = identity.difference(&self.identity) {
-            return Err(TrainError::ResumeMismatch { path: self.path.clone(), key, stored, now });
-        }
         let (controlnet, controlnet_config) =
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
@@ -222,97 +319,13 @@ impl Checkpoint {
     }
 }
 
-/// The folders `checkpoint-<number>`, by number.
-fn numbered(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(output_dir).map_err(TrainError::io(output_dir))? {
-        let path = entry.map_err(TrainError::io(output_dir))?.path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("checkpoint-"))
-            .and_then(|number| number.parse().ok());
-        if let Some(number) = number.filter(|_| path.is_dir()) {
-            found.push((number, path));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The hash of every file but the manifest, by path relative to the folder.
-fn hashes(dir: &Path) -> Result<BTreeMap<String, String>, TrainError> {
-    let mut hashes = BTreeMap::new();
-    for (prefix, folder) in [("", dir.to_owned()), ("controlnet/", dir.join(CONTROLNET))] {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries {
-            let path = entry.map_err(TrainError::io(&folder))?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if path.is_file() && name != MANIFEST {
-                let mut hasher = blake3::Hasher::new();
-                let file = File::open(&path).map_err(TrainError::io(&path))?;
-                hasher.update_reader(file).map_err(TrainError::io(&path))?;
-                hashes.insert(format!("{prefix}{name}"), hasher.finalize().to_hex().to_string());
-            }
-        }
-    }
-    Ok(hashes)
-}
-
-/// Where a folder is written before it takes its place.
-pub(crate) fn scratch_dir(output_dir: &Path, name: &str) -> PathBuf {
-    output_dir.join(format!(".{name}{INCOMPLETE}"))
-}
-
-/// Makes a folder that is written durable and gives it its name, in place of one that has it.
-pub(crate) fn put_in_place(scratch: &Path, output_dir: &Path, name: &str) -> Result<PathBuf, TrainError> {
-    let path = output_dir.join(name);
-    sync(scratch)?;
-    if path.exists() {
-        remove(&path)?;
-    }
-    fs::rename(scratch, &path).map_err(TrainError::io(&path))?;
-    sync(output_dir)?;
-    Ok(path)
-}
-
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), TrainError> {
+fn write_json<T: Serialize>(disk: &dyn Disk, path: &Path, value: &T) -> Result<(), TrainError> {
     let text = serde_json::to_string_pretty(value).expect("our own types are plain data with string keys");
-    fs::write(path, text + "\n").map_err(TrainError::io(path))?;
-    sync(path)
-}
-
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
-    let name = path.file_name().unwrap_or_default().display();
-    let text = fs::read_to_string(path).map_err(|error| format!("`{name}` cannot be read: {error}"))?;
-    serde_json::from_str(&text).map_err(|error| format!("`{name}` is not what we write: {error}"))
-}
-
-/// Makes a file or a folder's entries durable.
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
-}
-
-/// Deletes a checkpoint: hidden first, so that a run killed meanwhile leaves no half of one under its name.
-fn remove(checkpoint: &Path) -> Result<(), TrainError> {
-    let name = checkpoint.file_name().unwrap_or_default().display();
-    let hidden = checkpoint.with_file_name(format!(".{name}{DELETED}"));
-    fs::rename(checkpoint, &hidden).map_err(TrainError::io(checkpoint))?;
-    fs::remove_dir_all(&hidden).map_err(TrainError::io(&hidden))
-}
-
-/// Deletes what a killed run was writing or deleting.
-fn remove_leftovers(output_dir: &Path) -> Result<(), TrainError> {
-    for entry in fs::read_dir(output_dir).map_err(TrainError::io(output_dir))? {
-        let entry = entry.map_err(TrainError::io(output_dir))?;
-        let name = entry.file_name();
-        let is_leftover = name.to_str().is_some_and(|name| {
-            (name.starts_with(".checkpoint-") || name.starts_with(".best."))
-                && (name.ends_with(INCOMPLETE) || name.ends_with(DELETED))
-        });
-        if is_leftover {
-            fs::remove_dir_all(entry.path()).map_err(TrainError::io(&entry.path()))?;
-        }
-    }
-    Ok(())
+    let write = || {
+        let mut file = disk.create(path)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync()
+    };
+    write().map_err(TrainError::io(path))
 }

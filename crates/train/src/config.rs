@@ -197,6 +197,8 @@ pub struct CheckpointSection {
     pub checkpoints_total_limit: Option<NonZeroUsize>,
     /// `latest`, the name of a checkpoint in the output folder, or a path. Left out: a fresh start.
     pub resume_from_checkpoint: Option<PathBuf>,
+    /// Continue from a checkpoint of another data set, base model, seed or batch, too. Default: false.
+    pub force_resume: bool,
 }
 
 impl Default for CheckpointSection {
@@ -205,6 +207,7 @@ impl Default for CheckpointSection {
             checkpointing_steps: const { NonZeroU64::new(500).expect("500 is not 0") },
             checkpoints_total_limit: None,
             resume_from_checkpoint: None,
+            force_resume: false,
         }
     }
 }

@@ -33,6 +33,13 @@ struct Kept {
     text_encoder: [u8; 32],
 }
 
+/// What was encoded, on the device.
+#[derive(Debug)]
+pub(crate) struct Encoded<const D: usize> {
+    pub(crate) tensor: Tensor<D>,
+    pub(crate) is_finite: bool,
+}
+
 /// What a run found in its cache, and what it encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheUse {
@@ -89,17 +96,17 @@ impl Encoder {
     ///
     /// # Shapes
     /// - output: `[1, 2 * latent_channels, height, width]`
-    pub(crate) fn moments(&self, bundle: &Bundle, target: Target, side: usize) -> Tensor<4> {
+    pub(crate) fn moments(&self, bundle: &Bundle, target: Target, side: usize) -> Encoded<4> {
         let encode = |image_signed| {
             let image = TensorData::new(image_signed, [1, 3, side, side]);
             bundle.vae.encode(Tensor::from_data(image, &self.device)).moments().cast(DType::F32)
         };
         match (target, &self.kept) {
-            (Target::Encoded(blob), _) => self.tensor(&blob),
+            (Target::Encoded(blob), _) => self.encoded(&blob),
             (Target::Pixels { image_signed, key: Some(key) }, Some(kept)) => {
-                self.tensor(&kept.latents.get_or_compute(key, || blob(encode(image_signed))))
+                self.encoded(&kept.latents.get_or_compute(key, || blob(encode(image_signed))))
             }
-            (Target::Pixels { image_signed, .. }, _) => encode(image_signed),
+            (Target::Pixels { image_signed, .. }, _) => looked_at(encode(image_signed)),
         }
     }
 
@@ -107,20 +114,28 @@ impl Encoder {
     ///
     /// # Shapes
     /// - output: `[1, tokens, context_dim]`
-    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> Tensor<3> {
+    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> Encoded<3> {
         let encode = || bundle.encode_prompts(&[caption], &self.device).cast(DType::F32);
         let Some(kept) = &self.kept else {
-            return encode();
+            return looked_at(encode());
         };
         let ids: Vec<u8> =
             bundle.tokenizer.encode(caption).ids.into_iter().flat_map(u32::to_le_bytes).collect();
         let key = CacheKey::new("prompt", &[&ids, &kept.text_encoder]);
-        self.tensor(&kept.prompts.get_or_compute(key, || blob(encode())))
+        self.encoded(&kept.prompts.get_or_compute(key, || blob(encode())))
     }
 
-    fn tensor<const D: usize>(&self, blob: &Blob) -> Tensor<D> {
-        Tensor::from_data(TensorData::new(blob.values().to_vec(), blob.shape().to_vec()), &self.device)
+    fn encoded<const D: usize>(&self, blob: &Blob) -> Encoded<D> {
+        let data = TensorData::new(blob.values().to_vec(), blob.shape().to_vec());
+        let is_finite = blob.values().iter().all(|value| value.is_finite());
+        Encoded { tensor: Tensor::from_data(data, &self.device), is_finite }
     }
+}
+
+/// What was encoded a moment ago: waiting for it costs little beside that.
+fn looked_at<const D: usize>(tensor: Tensor<D>) -> Encoded<D> {
+    let is_finite = tensor.clone().is_finite().all().into_scalar::<bool>();
+    Encoded { tensor, is_finite }
 }
 
 fn blob<const D: usize>(tensor: Tensor<D>) -> Blob {

@@ -7,6 +7,9 @@ use pyrograph_diffusion::DiffusionError;
 use pyrograph_pipeline::PipelineError;
 use pyrograph_weights::WeightsError;
 
+use crate::identity::Difference;
+use crate::nonfinite::{NonFinite, Skipped};
+
 /// A run that cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,16 +62,67 @@ pub enum TrainError {
         output_dir: PathBuf,
     },
     /// A checkpoint of a run with other settings.
-    #[error("`{}` belongs to another run: `{key}` was {stored} and is {now}", path.display())]
+    #[error("`{}` belongs to another run: {}", path.display(), listed(differences))]
     ResumeMismatch {
         /// The checkpoint's folder.
         path: PathBuf,
-        /// The setting.
-        key: String,
-        /// In the checkpoint.
-        stored: String,
-        /// In this run.
-        now: String,
+        /// Every setting that differs, at least one.
+        differences: Vec<Difference>,
+    },
+    /// A checkpoint or the best ControlNet that could not be written.
+    #[error(
+        "cannot save `{}`: it needs {} MB{}",
+        path.display(),
+        megabytes(*needed_bytes),
+        available_bytes.map(|bytes| format!(", {} MB are free", megabytes(bytes))).unwrap_or_default()
+    )]
+    NotSaved {
+        /// The folder.
+        path: PathBuf,
+        /// What it takes, a little rounded up.
+        needed_bytes: u64,
+        /// What the disk has left, where the system tells.
+        available_bytes: Option<u64>,
+        /// Why.
+        #[source]
+        source: Box<TrainError>,
+    },
+    /// Another run writes to the output folder.
+    #[error("`{}` is in use: {owner} writes to it", output_dir.display())]
+    RunFolderInUse {
+        /// The output folder.
+        output_dir: PathBuf,
+        /// Who.
+        owner: String,
+    },
+    /// A checkpoint that is too late for a step to be made again.
+    #[error("`{}` is of step {at}, so step {step} cannot be made again from it", path.display())]
+    ReplayAfter {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its step.
+        at: u64,
+        /// The step to make.
+        step: u64,
+    },
+    /// It was asked to stop; see [`Stop`](crate::Stop). A run saves and ends in order instead.
+    #[error("stopped on request")]
+    Stopped,
+    /// Images that do not come.
+    #[error("no batch came in {seconds} s, waiting for {}", samples.join(", "))]
+    DataStalled {
+        /// How long was waited.
+        seconds: u64,
+        /// The samples of the batch.
+        samples: Vec<String>,
+    },
+    /// Our own code or the device's gave up in the middle of a step.
+    #[error("step {step} broke off: {message}")]
+    Panicked {
+        /// The optimizer step.
+        step: u64,
+        /// What it said.
+        message: String,
     },
     /// Optimizer state that does not fit the ControlNet.
     #[error("the optimizer's state does not fit the ControlNet: `{tensor}` {problem}")]
@@ -85,6 +139,23 @@ pub enum TrainError {
         step: u64,
         /// Infinity or NaN.
         loss: f64,
+    },
+    /// One step after another had to be skipped.
+    #[error(
+        "{n_steps} steps in a row were skipped after step {step}, each with a {found} that is not finite; their samples: {}",
+        crate::nonfinite::listed(skipped)
+    )]
+    NonFiniteSteps {
+        /// Optimizer steps made.
+        step: u64,
+        /// Steps skipped.
+        n_steps: usize,
+        /// What was found last.
+        found: NonFinite,
+        /// All of them.
+        skipped: Vec<Skipped>,
+        /// The step that the run was taken back to, if there is a checkpoint.
+        back_at: Option<u64>,
     },
     /// An output folder that cannot be written; found before the first step.
     #[error("cannot write `{}`", path.display())]
@@ -113,6 +184,12 @@ impl TrainError {
         move |source| Self::Io { path, source }
     }
 
+    /// The error and its causes in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
     /// As [`TrainError::io`], before anything was written.
     pub(crate) fn output_dir(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
@@ -134,11 +211,28 @@ impl TrainError {
                 "leave out --resume_from_checkpoint to start a new run, or check --output_dir"
             }
             Self::ResumeMismatch { .. } => {
-                "resume with the settings of that run, or start a new one in another --output_dir"
+                "resume with the settings of that run, start a new one in another --output_dir, or continue all the same \
+                 with --force_resume"
+            }
+            Self::NotSaved { .. } => "make room and continue with --resume_from_checkpoint latest",
+            Self::RunFolderInUse { .. } => "wait for its end, or name another --output_dir",
+            Self::Stopped => return None,
+            Self::ReplayAfter { .. } => "give an earlier checkpoint, or a later --step",
+            Self::DataStalled { .. } | Self::Panicked { .. } => {
+                "continue with --resume_from_checkpoint latest when the cause is gone"
             }
             Self::OptimizerState { .. } => "the checkpoint was changed by hand; resume from another one",
             Self::HintLevels { .. } => {
                 "give the channels of each level, as in `16 32 96 256`, or leave the flag out"
+            }
+            Self::NonFiniteSteps { back_at: None, .. } => {
+                "look at these samples; if they are well, start again with a lower --learning_rate"
+            }
+            Self::NonFiniteSteps { back_at: Some(step), .. } => {
+                return Some(format!(
+                    "the run is back at step {step}: look at these samples; if they are well, resume with a lower \
+                     --learning_rate"
+                ));
             }
             Self::NonFinite { .. } => "resume from the last checkpoint with a lower --learning_rate",
             Self::OutputDir { .. } => {
@@ -148,4 +242,13 @@ impl TrainError {
         };
         Some(hint.to_owned())
     }
+}
+
+fn listed(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes as megabytes, rounded up.
+fn megabytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1_000_000)
 }

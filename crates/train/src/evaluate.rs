@@ -15,6 +15,7 @@ use pyrograph_unet::{ControlNet, Residuals};
 use crate::encode::Encoder;
 use crate::events::{Evaluation, TimestepBin, ZeroConv};
 use crate::loss::Frozen;
+use crate::stop::Stop;
 use crate::{TrainError, TrainPlan};
 
 /// Parts of equal length into which the timesteps are cut; each sample is evaluated once in each.
@@ -78,13 +79,14 @@ impl Evaluator {
     /// Evaluates a ControlNet after `step` steps. Equal weights give equal numbers at any step.
     ///
     /// # Errors
-    /// [`TrainError`] if an image cannot be read or a loss is not finite.
+    /// [`TrainError`] if an image cannot be read or a loss is not finite, [`TrainError::Stopped`] between two passes.
     pub(crate) fn run(
         &self,
         frozen: Frozen<'_>,
         controlnet: &ControlNet,
         encoder: &Encoder,
         step: u64,
+        stop: &Stop,
     ) -> Result<Evaluation, TrainError> {
         let controlnet = controlnet.valid();
         let bins = bins(frozen.schedule.n_train_timesteps());
@@ -94,6 +96,7 @@ impl Evaluator {
         for first in (0..n_samples).step_by(self.batch_size) {
             let batch = self.batch(first, frozen.bundle, encoder)?;
             for (bin_idx, bin) in bins.iter().enumerate() {
+                stop.check()?;
                 let noised = self.noised(frozen.schedule, &batch, bin_idx, bin);
                 let (found, residuals) = paired_losses(frozen.bundle, &controlnet, &batch, noised);
                 losses[bin_idx].extend(found);
@@ -121,9 +124,9 @@ impl Evaluator {
         let side = self.transform.side.get();
         let members = &samples[first..first + batch_size];
         let targets = targets.into_iter().take(batch_size);
-        let moments = targets.map(|target| encoder.moments(bundle, target, side)).collect();
+        let moments = targets.map(|target| encoder.moments(bundle, target, side).tensor).collect();
         let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
-        let context = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let context = captions.map(|caption| encoder.prompt(bundle, caption).tensor).collect();
         let hints = TensorData::new(hints.concat(), [batch_size + 1, 3, side, side]);
         let hints = Tensor::from_data(hints, encoder.device());
         Ok(EvalBatch {

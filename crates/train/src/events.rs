@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::TrainError;
+use crate::metrics::MetricsFile;
+use crate::nonfinite::Skipped;
 
 /// Something that happened in a run, in the order in which it happened.
 #[derive(Debug, Clone, Serialize)]
@@ -14,6 +16,8 @@ pub enum Event {
     Started(Banner),
     /// Optimizer steps were made; sent every `log_every` of them, before each checkpoint and after the last.
     Progress(Progress),
+    /// A number was not finite, so a step was not made.
+    Skipped(Skipped),
     /// A checkpoint is complete on disk.
     Checkpoint {
         /// Optimizer steps made.
@@ -52,6 +56,13 @@ pub enum Event {
         grid: PathBuf,
         /// The prompt of each row.
         prompts: Vec<String>,
+    },
+    /// The run was asked to stop and has saved what it had.
+    Stopped {
+        /// Optimizer steps made.
+        step: u64,
+        /// The checkpoint to continue from.
+        path: PathBuf,
     },
     /// The trained ControlNet is on disk.
     Finished {
@@ -163,16 +174,16 @@ pub trait Observer {
     /// Is told of an event just after it happened.
     ///
     /// # Errors
-    /// If the observer cannot go on, for example because a disk is full.
+    /// If the run must not go on, either. A full disk is no reason for that.
     fn observe(&mut self, event: &Event) -> Result<(), TrainError>;
 }
 
-/// Tells two observers, the first one first.
-pub(crate) struct Both<'a>(pub(crate) &'a mut dyn Observer, pub(crate) &'a mut dyn Observer);
+/// Tells `metrics.jsonl`, then the run's observer.
+pub(crate) struct Both<'a>(pub(crate) MetricsFile, pub(crate) &'a mut dyn Observer);
 
 impl Observer for Both<'_> {
     fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
-        self.0.observe(event)?;
+        self.0.record(event);
         self.1.observe(event)
     }
 }

@@ -1,6 +1,7 @@
 //! Control fidelity: how well the pictures that a ControlNet draws keep to their hints, as numbers.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 
 use burn::module::Module;
 use burn::prelude::*;
@@ -84,19 +85,20 @@ pub enum FidelityScores {
 /// Draws a picture for the hint and the first caption of each sample and compares it with the hint.
 ///
 /// The first latents depend on the seed and the sample's id alone, so two ControlNets are compared on equal noise.
-/// `on_progress` is told how many pictures are drawn, and of how many.
+/// `on_progress` is told how many pictures are drawn, and of how many, and can end it.
 ///
 /// The ControlNet must fit the model: see [`Bundle::check_controlnet`].
 ///
 /// # Errors
-/// [`TrainError`] if an image cannot be read or the scheduler cannot make so many steps.
+/// [`TrainError`] if an image cannot be read or the scheduler cannot make so many steps, [`TrainError::Stopped`] if
+/// `on_progress` broke it off.
 pub fn measure_fidelity(
     bundle: &Bundle,
     controlnet: &ControlNet,
     dataset: &Dataset,
     options: &FidelityOptions,
     device: &Device,
-    on_progress: &mut dyn FnMut(usize, usize),
+    on_progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Fidelity, TrainError> {
     let controlnet = controlnet.valid();
     let n_samples = options.n_samples.get().min(dataset.samples().len());
@@ -104,7 +106,11 @@ pub fn measure_fidelity(
     let mut scores = Scores::new(options.kind);
     let mut grid_rows = Vec::new();
     let mut n_drawn = 0;
-    on_progress(n_drawn, n_samples);
+    let mut tell = |n_drawn| match on_progress(n_drawn, n_samples) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(TrainError::Stopped),
+    };
+    tell(n_drawn)?;
     for batch in samples.chunks(options.batch_size.get()) {
         let pixels = load(batch, options.side)?;
         let pictures = draw(bundle, &controlnet, batch, &pixels, options, device)?;
@@ -118,7 +124,7 @@ pub fn measure_fidelity(
             }
         }
         n_drawn += batch.len();
-        on_progress(n_drawn, n_samples);
+        tell(n_drawn)?;
     }
     Ok(Fidelity { n_samples, scores: scores.means(), grid: grid(&grid_rows) })
 }

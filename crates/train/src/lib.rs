@@ -14,22 +14,27 @@ mod error;
 mod evaluate;
 mod events;
 mod fidelity;
+mod identity;
+mod lock;
 mod loss;
 mod lr;
 mod memory;
 mod metrics;
+mod nonfinite;
 mod objective;
 mod optim;
 mod plan;
 mod precision;
+mod stop;
 mod stopwatch;
+mod tap;
 mod took_hold;
 mod trainer;
 mod validate;
 mod window;
 
 pub use bench::Measurement;
-pub use checkpoint::{Checkpoint, Position};
+pub use checkpoint::{Checkpoint, CheckpointInfo, Condition, Position, Thoroughness, list_checkpoints};
 pub use choice::Choice;
 pub use config::{
     CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection,
@@ -39,7 +44,9 @@ pub use encode::CacheUse;
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};
 pub use fidelity::{Fidelity, FidelityOptions, FidelityScores, measure_fidelity};
+pub use identity::Difference;
 pub use lr::{LrSchedule, LrScheduler, StepRules};
+pub use nonfinite::{NonFinite, Skipped, Suspect};
 pub use objective::{LossSection, LossType};
 pub use optim::{
     AdafactorConfig, AdamWConfig, Gradients, LionConfig, Optimizer, OptimizerConfig, OptimizerKind,
@@ -51,5 +58,7 @@ pub use plan::{
 };
 pub use precision::{Compute, MixedPrecision, PrecisionSection};
 pub use pyrograph_diffusion::HuberSchedule;
+pub use stop::Stop;
 pub use stopwatch::PhaseSeconds;
-pub use trainer::Trainer;
+pub use tap::{Tap, Tapped};
+pub use trainer::{Attempt, Replay, ReplayedBatch, ReplayedSample, RunEnd, Trainer};

@@ -57,7 +57,7 @@ pub(crate) fn control_gradients(
     let sample = posterior.sample(normal_like(&posterior.mode(), batch, draw, Purpose::Latent));
     let latents = bundle.vae.scale(sample);
     let noise = noise_like(&latents, batch, draw, options.loss.noise_offset);
-    let timesteps = timesteps(batch, draw, schedule.n_train_timesteps());
+    let timesteps = timesteps(&batch.ids, draw, schedule.n_train_timesteps());
     let compute = bundle.precision.compute;
     let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps).cast(compute);
     let (context, hint) = (&batch.context.clone().cast(compute), batch.hint.clone().cast(compute));
@@ -126,12 +126,12 @@ fn noise_like(latents: &Tensor<4>, batch: &Batch, draw: Draw, offset: f64) -> Te
 }
 
 /// One timestep for each sample, uniform over the schedule.
-fn timesteps(batch: &Batch, draw: Draw, n_train_timesteps: usize) -> Vec<usize> {
+pub(crate) fn timesteps(ids: &[String], draw: Draw, n_train_timesteps: usize) -> Vec<usize> {
     let timestep = |id: &String| {
         let mut rng = random::rng(draw.seed, draw.micro_step, id, Purpose::Timestep);
         random::below(&mut rng, n_train_timesteps)
     };
-    batch.ids.iter().map(timestep).collect()
+    ids.iter().map(timestep).collect()
 }
 
 #[cfg(test)]
@@ -147,6 +147,7 @@ mod tests {
             hint: latents.clone(),
             context: Tensor::zeros([2, 1, 1], &device),
             ids: vec!["one".to_owned(), "other".to_owned()],
+            non_finite: None,
         };
         let draw = Draw { seed: 1, micro_step: 2 };
         let offset = noise_like(&latents, &batch, draw, 0.1) - noise_like(&latents, &batch, draw, 0.0);

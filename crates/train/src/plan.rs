@@ -6,7 +6,7 @@ mod resolve;
 mod tests;
 
 use std::fmt;
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use pyrograph_data::{Columns, Transform};
@@ -147,6 +147,8 @@ pub struct OptimizerPlan {
     pub hint_embedding_lr_factor: f64,
     /// The largest norm of all gradients together, positive.
     pub max_grad_norm: f64,
+    /// Updates in a row that may be skipped because a number is not finite.
+    pub max_nonfinite_steps: NonZeroU32,
 }
 
 impl OptimizerPlan {
@@ -197,6 +199,8 @@ pub struct CheckpointPlan {
     pub total_limit: Option<NonZeroUsize>,
     /// What to continue from.
     pub resume_from: ResumeFrom,
+    /// Continue from a checkpoint of another run, too.
+    pub force_resume: bool,
 }
 
 /// What a run continues from.

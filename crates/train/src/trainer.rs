@@ -1,36 +1,47 @@
 //! The loop: everything a run does, in order.
 
-use std::fs;
-use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::Path;
+mod replay;
+mod start;
+mod step;
+
+use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::prelude::*;
-use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{BatchOrder, Dataset, HostBatch, Loader, LoaderOptions};
+use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions};
 use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
-use pyrograph_pipeline::{Bundle, BundleOptions, PipelineError, load_controlnet, save_controlnet};
-use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
+use pyrograph_pipeline::{Bundle, PipelineError, save_controlnet};
+use pyrograph_unet::{ControlNet, ControlNetConfig};
+use pyrograph_weights::{Disk, SystemDisk};
 
-use crate::batch::{Batch, Dropout};
 use crate::best::Best;
-use crate::checkpoint::{Checkpoint, Identity, Position, Record, Restored, Snapshot};
-use crate::choice::Choice;
+use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, Snapshot, recover};
 use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
-use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients};
+use crate::identity::Identity;
+use crate::lock::RunLock;
+use crate::loss::Frozen;
 use crate::memory;
 use crate::metrics::MetricsFile;
-use crate::optim::{Gradients, Optimizer, OptimizerSection};
-use crate::plan::{ControlNetSource, ResumeFrom, TrainPlan};
-use crate::stopwatch::{Phase, Stopwatch};
+use crate::nonfinite::Skipped;
+use crate::optim::Optimizer;
+use crate::plan::{ResumeFrom, TrainPlan};
+use crate::stop::Stop;
+use crate::stopwatch::Stopwatch;
+use crate::tap::Tap;
 use crate::took_hold::Finding;
-use crate::validate::Validator;
+use crate::validate::{Studio, Validator};
 use crate::window::Window;
 use crate::{Observer, TrainError};
+
+pub use self::replay::{Attempt, Replay, ReplayedBatch, ReplayedSample};
+use self::start::{base_options, continued, fresh_start, require_same_run};
+pub(crate) use self::step::Step;
 
 /// Batches that each worker holds ready.
 const PREFETCH: usize = 2;
@@ -59,6 +70,31 @@ pub struct Trainer {
     record: Record,
     /// When [`Trainer::run`] was called.
     since: Instant,
+    disk: Arc<dyn Disk>,
+    stop: Stop,
+    tap: Option<Box<dyn Tap>>,
+    /// The newest checkpoint in the output folder: its step and its folder.
+    saved: Option<(u64, PathBuf)>,
+    /// Whether it continues from a checkpoint, be it of step 0.
+    is_resumed: bool,
+    /// Where the step in hand began, or the next one begins.
+    step_began: Position,
+    /// Whether the parameters are being changed; what breaks off meanwhile leaves nothing to save.
+    is_updating: bool,
+    /// The steps skipped since one was made.
+    skipped: Vec<Skipped>,
+}
+
+/// How [`Trainer::run`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEnd {
+    /// All steps of the plan are made.
+    Finished,
+    /// It was asked to stop; see [`Trainer::stopped_by`].
+    Stopped {
+        /// The checkpoint to continue from.
+        checkpoint: PathBuf,
+    },
 }
 
 impl Trainer {
@@ -83,6 +119,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
+        RunLock::check(&plan.output_dir)?;
         let dataset = Dataset::open(&plan.data.dir, &plan.data.columns).map_err(TrainError::Data)?;
         let dataset = match plan.data.max_samples {
             Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
@@ -91,12 +128,16 @@ impl Trainer {
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let (dataset, evaluation_set) = EvaluationSet::split(dataset, n_evaluated, plan.seed);
         let validator = Validator::new(&plan, &evaluation_set.samples)?;
-        let identity = identity(&plan, &dataset);
+        let identity = Identity::new(&plan, &dataset);
         let checkpoint = match &plan.checkpoint.resume_from {
             ResumeFrom::Fresh => None,
             ResumeFrom::Latest => Some(Checkpoint::latest(&plan.output_dir)?),
             ResumeFrom::Path(path) => Some(Checkpoint::open(path)?),
         };
+        // Before gigabytes are read.
+        if let Some(checkpoint) = &checkpoint {
+            require_same_run(&plan, checkpoint, &identity)?;
+        }
 
         let mut bundle = bundle(&plan, &device).map_err(TrainError::Pipeline)?;
         if plan.loss.rescale_betas_zero_snr {
@@ -105,12 +146,16 @@ impl Trainer {
         let schedule = ScheduleConfig::try_from(&bundle.scheduler)
             .and_then(|config| NoiseSchedule::new(&config))
             .map_err(TrainError::Schedule)?;
-        let start = match checkpoint {
+        let identity = identity.with_base(&bundle);
+        let start = match &checkpoint {
             Some(checkpoint) => {
-                checkpoint.restore(&identity, plan.optimizer.algorithm, &device.clone().autodiff())?
+                require_same_run(&plan, checkpoint, &identity)?;
+                let restored = checkpoint.restore(plan.optimizer.algorithm, &device.clone().autodiff())?;
+                Restored { position: continued(checkpoint, &identity), ..restored }
             }
             None => fresh_start(&plan, &bundle, &device)?,
         };
+        let is_resumed = checkpoint.is_some();
         bundle.check_controlnet(&start.controlnet_config).map_err(TrainError::Pipeline)?;
         // Not before: a new ControlNet starts from the weights as they are in the file.
         let bundle = bundle.in_precision(plan.precision.precision());
@@ -123,6 +168,16 @@ impl Trainer {
             position: start.position,
             record: Record { best: Best::still_there(start.record.best, &plan.output_dir), ..start.record },
             since: Instant::now(),
+            disk: Arc::new(SystemDisk),
+            stop: Stop::default(),
+            tap: None,
+            saved: checkpoint
+                .filter(|checkpoint| checkpoint.path().parent() == Some(&plan.output_dir))
+                .map(|checkpoint| (start.position.optimizer_step.into(), checkpoint.path().to_owned())),
+            is_resumed,
+            step_began: start.position,
+            is_updating: false,
+            skipped: Vec::new(),
             evaluator: Evaluator::new(&plan, evaluation_set),
             plan,
             device,
@@ -131,6 +186,25 @@ impl Trainer {
             validator,
             identity,
         })
+    }
+
+    /// The run ends in order when this is raised: after the micro-batch, the pass of an evaluation or the denoising step in
+    /// hand it saves a checkpoint. Micro-batches of a step that is not complete are dropped and made again.
+    #[must_use]
+    pub fn stopped_by(self, stop: Stop) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// The run writes to this disk.
+    #[must_use]
+    pub fn on_disk(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// Every step passes this tap.
+    #[must_use]
+    pub fn tapped_by(self, tap: Box<dyn Tap>) -> Self {
+        Self { tap: Some(tap), ..self }
     }
 
     /// What the run is.
@@ -177,39 +251,74 @@ impl Trainer {
     /// Trains to the end of the plan, with an evaluation and a validation before the first step and after the last;
     /// `metrics.jsonl` is told what the observer is told.
     ///
+    /// A checkpoint, picture or line that cannot be written is warned of, and the run goes on.
+    ///
     /// # Errors
-    /// [`TrainError`] if data cannot be read, a file cannot be written, the loss is not finite or the observer
-    /// cannot go on; the last checkpoint is complete in every case.
-    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    /// [`TrainError`] if data cannot be read, the final ControlNet cannot be written, too many steps in a row are not finite
+    /// or the observer cannot go on. Unless numbers were not finite, the run saves what it has before.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunEnd, TrainError> {
         let output_dir = self.plan.output_dir.clone();
-        fs::create_dir_all(&output_dir).map_err(TrainError::output_dir(&output_dir))?;
-        let observer = &mut Both(&mut MetricsFile::open(&output_dir, self.step())?, observer);
+        self.disk.create_dir(&output_dir).map_err(TrainError::output_dir(&output_dir))?;
+        let _lock = RunLock::acquire(&output_dir)?;
+        if let Err(error) = recover(&*self.disk, &output_dir) {
+            tracing::warn!("{}", error.with_causes());
+        }
+        let metrics =
+            MetricsFile::open(Arc::clone(&self.disk), &output_dir, self.is_resumed.then(|| self.step()))?;
+        let observer = &mut Both(metrics, observer);
         let banner = self.banner();
         let total_steps = banner.total_steps;
         observer.observe(&Event::Started(banner))?;
         self.since = Instant::now();
-        if self.step() == 0 {
-            self.evaluate(total_steps, observer)?;
-            self.validate(&output_dir, observer)?;
+        // A panic of the device or of ours is an error like any other: what was trained is saved.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.train(total_steps, observer)));
+        let ended = ended.unwrap_or_else(|panic| {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message =
+                message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned();
+            self.position = self.step_began;
+            Err(TrainError::Panicked { step: self.step() + 1, message })
+        });
+        match ended {
+            Ok(()) => Ok(RunEnd::Finished),
+            Err(TrainError::Stopped) => {
+                let checkpoint = self.save(observer)?;
+                let path = checkpoint.clone();
+                observer.observe(&Event::Stopped { step: self.step(), path })?;
+                Ok(RunEnd::Stopped { checkpoint })
+            }
+            Err(error) => {
+                self.save_what_is_left(&error, observer);
+                Err(error)
+            }
         }
+    }
 
+    fn train(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.evaluate_if_due(total_steps, observer)?;
+        if self.step() < total_steps {
+            self.validate_if_due(observer)?;
+        }
         let mut loader = self.loader()?;
         let (mut window, mut stopwatch) = (Window::new(), Stopwatch::at_rest());
         while self.step() < total_steps {
             let lr = self.plan.optimizer.learning_rate_at(self.step(), total_steps);
             let epoch = self.position.cursor.epoch;
-            let grad_norm = self.optimizer_step(&mut loader, lr, &mut window, &mut stopwatch)?;
+            let grad_norm = match self.optimizer_step(&mut loader, lr, &mut window, &mut stopwatch)? {
+                Step::Made(grad_norm) => grad_norm,
+                Step::Skipped(found, samples) => {
+                    self.skip(found, samples, observer)?;
+                    continue;
+                }
+            };
             let step = self.step();
             let is_last = step == total_steps;
             let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
             let is_evaluation = is_last || self.evaluator.as_ref().is_some_and(|it| it.is_due(step));
-            // Before each checkpoint, too: nothing is kept of a run whose loss is no number any more.
+            let is_validation = is_last || step.is_multiple_of(self.plan.validation.every_steps.get());
+            self.record.due = Due { evaluation: is_evaluation, validation: is_validation };
             if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || is_evaluation {
                 let (loss, images_per_second) = window.report();
-                if !loss.is_finite() {
-                    return Err(TrainError::NonFinite { step, loss });
-                }
-                let grad_norm = grad_norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
                 observer.observe(&Event::Progress(Progress {
                     step,
                     total_steps,
@@ -223,22 +332,20 @@ impl Trainer {
                 }))?;
             }
             // Before the checkpoint, which keeps what was found.
-            if is_evaluation {
-                self.evaluate(total_steps, observer)?;
+            self.evaluate_if_due(total_steps, observer)?;
+            if is_checkpoint && let Err(error) = self.save(observer) {
+                self.warn(format!("training goes on: {}", error.with_causes()), observer)?;
             }
-            if is_checkpoint {
-                let path = self.snapshot().save(&output_dir, self.plan.checkpoint.total_limit)?;
-                observer.observe(&Event::Checkpoint { step, path })?;
-            }
-            if step.is_multiple_of(self.plan.validation.every_steps.get()) && !is_last {
-                self.validate(&output_dir, observer)?;
+            if !is_last {
+                self.validate_if_due(observer)?;
             }
             window.resume();
         }
 
-        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir)
+        let output_dir = self.plan.output_dir.clone();
+        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir, &*self.disk)
             .map_err(TrainError::Pipeline)?;
-        self.validate(&output_dir, observer)?;
+        self.validate_if_due(observer)?;
         observer.observe(&Event::Finished { step: self.step(), path: output_dir })?;
         if let Some(CacheUse { latents, prompts }) = self.cache_use() {
             tracing::info!(
@@ -252,99 +359,90 @@ impl Trainer {
         Ok(())
     }
 
-    /// One optimizer step: the micro-batches of one accumulation group, backward, clip, update.
-    ///
-    /// The last group of an epoch may be short; its gradients are divided by the full number all the same, as the
-    /// references do.
-    pub(crate) fn optimizer_step(
-        &mut self,
-        loader: &mut Loader,
-        lr: f64,
-        window: &mut Window,
-        stopwatch: &mut Stopwatch,
-    ) -> Result<Option<Tensor<1>>, TrainError> {
-        let accumulation = self.plan.optimizer.accumulation_steps.get();
-        let mut sum = None;
-        for _ in 0..accumulation {
-            let host = loader.next_batch().map_err(TrainError::Data)?;
-            let cursor_after = host.cursor_after;
-            let n_images = host.ids.len();
-            stopwatch.lap(Phase::Data);
-            let (loss, gradients) = self.micro_batch(host, stopwatch);
-            accumulate(&mut sum, gradients);
-            window.add(loss, n_images);
-            stopwatch.lap(Phase::Backward);
-            self.position.micro_step += 1;
-            self.position.cursor = cursor_after;
-            if cursor_after.batch == 0 {
-                break;
-            }
-        }
-        let gradients = sum.expect("accumulation is at least 1");
-        let (clipped, norm) = gradients.clipped(self.plan.optimizer.max_grad_norm);
-        // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
-        let empty = self.controlnet_config.init(&self.device);
-        let controlnet = std::mem::replace(&mut self.controlnet, empty);
-        let lr_factor = |path: &str| self.plan.optimizer.lr_factor(path);
-        self.controlnet = self.optimizer.step_with(controlnet, clipped, lr, lr_factor);
-        self.position.optimizer_step = self.optimizer.steps();
-        stopwatch.lap(Phase::Optimizer);
-        Ok(norm)
-    }
-
-    /// Loss and gradients of one micro-batch.
-    fn micro_batch(&mut self, host: HostBatch, stopwatch: &mut Stopwatch) -> (Tensor<1>, Gradients) {
-        let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
-        let dropout = Dropout {
-            seed,
-            micro_step,
-            empty_prompts: self.plan.data.empty_prompt_probability,
-            empty_hints: self.plan.loss.proportion_empty_hints,
+    /// Evaluates if it is due, and tells what that says about the hint; keeps the ControlNet if it is the best so far.
+    fn evaluate_if_due(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let Some(evaluator) = self.evaluator.as_ref().filter(|_| self.record.due.evaluation) else {
+            self.record.due.evaluation = false;
+            return Ok(());
         };
-        let batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout);
-        let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
-        let options = LossOptions {
-            weight: 1.0 / self.plan.optimizer.accumulation_steps.get() as f64,
-            checkpointing: self.plan.memory.gradient_checkpointing,
-            loss: self.plan.loss,
-        };
-        control_gradients(frozen, &self.controlnet, &batch, Draw { seed, micro_step }, options, stopwatch)
-    }
-
-    /// Evaluates, and tells what that says about the hint; keeps the ControlNet if it is the best so far.
-    fn evaluate(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let Some(evaluator) = &self.evaluator else { return Ok(()) };
         let step = self.step();
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let evaluation = evaluator.run(frozen, &self.controlnet, &self.encoder, step)?;
+        let evaluation = evaluator.run(frozen, &self.controlnet, &self.encoder, step, &self.stop)?;
+        self.record.due.evaluation = false;
         observer.observe(&Event::Evaluation(evaluation.clone()))?;
         match self.record.took_hold.observe(&evaluation, total_steps) {
             Some(Finding::TookHold(step)) => observer.observe(&Event::TookHold { step })?,
-            Some(Finding::StillClosed) => {
-                observer.observe(&Event::Warning { step, message: STILL_CLOSED.to_owned() })?;
-            }
+            Some(Finding::StillClosed) => self.warn(STILL_CLOSED.to_owned(), observer)?,
             None => {}
         }
         // Nothing was trained at step 0.
         if let Some(best) = Best::beaten_by(self.record.best, &evaluation).filter(|_| step > 0) {
-            let path = best.save(&self.controlnet, &self.controlnet_config, &self.plan.output_dir)?;
-            self.record.best = Some(best);
-            observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
+            match best.save(&*self.disk, &self.controlnet, &self.controlnet_config, &self.plan.output_dir) {
+                Ok(path) => {
+                    self.record.best = Some(best);
+                    observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
+                }
+                Err(error) => self.warn(format!("training goes on: {}", error.with_causes()), observer)?,
+            }
         }
         Ok(())
     }
 
-    fn validate(&self, output_dir: &Path, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    /// Draws the validation pictures if they are due.
+    fn validate_if_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if !self.record.due.validation {
+            return Ok(());
+        }
         let step = self.step();
-        let grid = self.validator.run(&self.bundle, &self.controlnet, step, output_dir, &self.device)?;
-        match grid {
-            Some(grid) => {
+        let studio =
+            Studio { bundle: &self.bundle, device: &self.device, disk: &*self.disk, stop: &self.stop };
+        let drawn = self.validator.run(studio, &self.controlnet, step, &self.plan.output_dir);
+        if !matches!(drawn, Err(TrainError::Stopped)) {
+            self.record.due.validation = false;
+        }
+        match drawn {
+            Ok(Some(grid)) => {
                 let prompts = self.validator.prompts();
                 observer.observe(&Event::Validation { step, grid, prompts })
             }
-            None => Ok(()),
+            Ok(None) => Ok(()),
+            Err(error @ (TrainError::Io { .. } | TrainError::NotSaved { .. })) => {
+                self.warn(format!("training goes on: {}", error.with_causes()), observer)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Saves a checkpoint, unless there is one of this step: what was done since, pictures or skipped steps, is done again
+    /// in the same way. Returns its folder.
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<PathBuf, TrainError> {
+        let step = self.step();
+        if let Some((_, path)) = self.saved.as_ref().filter(|(saved, _)| *saved == step) {
+            return Ok(path.clone());
+        }
+        let path =
+            self.snapshot().save(&*self.disk, &self.plan.output_dir, self.plan.checkpoint.total_limit)?;
+        self.saved = Some((step, path.clone()));
+        observer.observe(&Event::Checkpoint { step, path: path.clone() })?;
+        Ok(path)
+    }
+
+    /// Saves what was trained before a run ends with an error, where that is worth something.
+    fn save_what_is_left(&mut self, error: &TrainError, observer: &mut dyn Observer) {
+        let is_spoilt = matches!(error, TrainError::NonFinite { .. } | TrainError::NonFiniteSteps { .. });
+        if is_spoilt || self.is_updating || self.step() == 0 {
+            return;
+        }
+        // A device that has failed may fail again.
+        match catch_unwind(AssertUnwindSafe(|| self.save(observer))) {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => tracing::warn!("{}", failure.with_causes()),
+            Err(_) => tracing::warn!("step {} cannot be saved either", self.step()),
+        }
+    }
+
+    fn warn(&self, message: String, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        observer.observe(&Event::Warning { step: self.step(), message })
     }
 
     fn step(&self) -> u64 {
@@ -400,50 +498,4 @@ impl Trainer {
             cache: self.plan.cache.to_string(),
         }
     }
-}
-
-fn base_options(plan: &TrainPlan) -> BundleOptions<'_> {
-    BundleOptions { variant: plan.model.variant.as_deref(), tokenizer: plan.model.tokenizer.as_deref() }
-}
-
-fn fresh_start(plan: &TrainPlan, bundle: &Bundle, device: &Device) -> Result<Restored, TrainError> {
-    let device = device.clone().autodiff();
-    let (controlnet, controlnet_config) = match &plan.model.controlnet {
-        ControlNetSource::Folder(path) => load_controlnet(path, &device).map_err(TrainError::Pipeline)?,
-        ControlNetSource::FromUnet { hint_channels } => {
-            let mut config = ControlNetConfig::for_unet(&bundle.unet_config);
-            config.hint = hint_config(hint_channels.as_deref(), bundle.vae_config.pixels_per_latent())?;
-            let mut rng = random::rng(plan.seed, 0, "", Purpose::Weights);
-            (ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device), config)
-        }
-    };
-    let optimizer = Optimizer::new(plan.optimizer.algorithm);
-    let (position, record) = (Position::default(), Record::default());
-    Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
-}
-
-/// The hint embedding for a VAE of this factor.
-fn hint_config(channels: Option<&[NonZeroUsize]>, scale_factor: usize) -> Result<HintConfig, TrainError> {
-    let expected = HintConfig::with_scale_factor(scale_factor);
-    let Some(channels) = channels else { return Ok(expected) };
-    if channels.len() != expected.channels.len() {
-        let (expected, found) = (expected.channels.len(), channels.len());
-        return Err(TrainError::HintLevels { scale_factor, expected, found });
-    }
-    Ok(HintConfig { channels: channels.iter().map(|count| count.get()).collect(), ..expected })
-}
-
-/// What decides a run's numbers beside the model: a resumed run must have all of it in common with the first.
-fn identity(plan: &TrainPlan, dataset: &Dataset) -> Identity {
-    let settings = [
-        ("seed", plan.seed.to_string()),
-        ("train_batch_size", plan.data.batch_size.to_string()),
-        ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
-        ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
-        ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
-        ("resolution", plan.data.transform.side.get().to_string()),
-        ("number of samples", dataset.samples().len().to_string()),
-        ("num_eval_samples", plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get()).to_string()),
-    ];
-    Identity(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }

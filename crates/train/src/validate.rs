@@ -2,7 +2,7 @@
 //!
 //! Source: diffusers `train_controlnet.py` (0.42), `log_validation`, for the sampler and the defaults.
 
-use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -10,13 +10,15 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
-    HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, rgb_from_unit, save_png,
+    HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
 };
-use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate, standard_normal};
+use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate_while, standard_normal};
 use pyrograph_unet::ControlNet;
+use pyrograph_weights::Disk;
 
 use crate::events::validation_dir;
 use crate::plan::{ValidationPair, ValidationPlan};
+use crate::stop::Stop;
 use crate::{TrainError, TrainPlan};
 
 /// What the pictures of one row have in common.
@@ -55,6 +57,15 @@ pub(crate) struct Validator {
     seed: u64,
 }
 
+/// What a validation needs of its run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Studio<'a> {
+    pub(crate) bundle: &'a Bundle,
+    pub(crate) device: &'a Device,
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) stop: &'a Stop,
+}
+
 impl Validator {
     /// A row for each pair of the plan or, if there is none, for the first evaluation samples.
     pub(crate) fn new(plan: &TrainPlan, samples: &[Sample]) -> Result<Self, TrainError> {
@@ -77,19 +88,21 @@ impl Validator {
     ///
     /// Each row of the grid is the hint, the target if it is known, then the images. The noise depends on the seed, the
     /// row and the image, not on the step, so grids of different steps can be compared.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] between two denoising steps; [`TrainError::Io`] if a picture cannot be written.
     pub(crate) fn run(
         &self,
-        bundle: &Bundle,
+        studio: Studio<'_>,
         controlnet: &ControlNet,
         step: u64,
         output_dir: &Path,
-        device: &Device,
     ) -> Result<Option<PathBuf>, TrainError> {
         if self.rows.is_empty() {
             return Ok(None);
         }
         let dir = validation_dir(output_dir, step);
-        fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
+        studio.disk.create_dir(&dir).map_err(TrainError::io(&dir))?;
         let controlnet = controlnet.valid();
         let mut grid_rows = Vec::with_capacity(self.rows.len());
         for (row_idx, row) in self.rows.iter().enumerate() {
@@ -97,26 +110,25 @@ impl Validator {
             let mut images = vec![("hint".to_owned(), hint)];
             images.extend(row.target.clone().map(|target| ("target".to_owned(), target)));
             for image_idx in 0..self.validation.images_per_pair.get() {
-                let drawn = self.draw(bundle, &controlnet, row_idx, image_idx, device)?;
+                let drawn = self.draw(studio, &controlnet, row_idx, image_idx)?;
                 images.push((format!("image-{image_idx}"), drawn));
             }
             for (name, image) in &images {
-                save(image, &dir.join(format!("pair-{row_idx}-{name}.png")))?;
+                save(studio.disk, image, &dir.join(format!("pair-{row_idx}-{name}.png")))?;
             }
             grid_rows.push(images.into_iter().map(|(_, image)| image).collect());
         }
         let path = dir.join("grid.png");
-        save(&grid(&grid_rows), &path)?;
+        save(studio.disk, &grid(&grid_rows), &path)?;
         Ok(Some(path))
     }
 
     fn draw(
         &self,
-        bundle: &Bundle,
+        Studio { bundle, device, stop, .. }: Studio<'_>,
         controlnet: &ControlNet,
         row_idx: usize,
         image_idx: usize,
-        device: &Device,
     ) -> Result<RgbImage, TrainError> {
         let Row { prompt, hint: HintPixels { hint_unit, width, height }, .. } = &self.rows[row_idx];
         let factor = bundle.vae_config.pixels_per_latent();
@@ -140,7 +152,9 @@ impl Validator {
             seed: self.seed,
             latents: Some(latents),
         };
-        let picture = generate(bundle, controlnet, &request).map_err(TrainError::Pipeline)?;
+        let picture = generate_while(bundle, controlnet, &request, &|| !stop.is_requested())
+            .map_err(TrainError::Pipeline)?
+            .ok_or(TrainError::Stopped)?;
         let pixels = picture.try_into_vec_as::<f32>().expect("the device hands out f32");
         image(&pixels, *width, *height)
     }
@@ -150,6 +164,7 @@ fn image(pixels_unit: &[f32], width: u32, height: u32) -> Result<RgbImage, Train
     rgb_from_unit(pixels_unit, width, height).map_err(TrainError::Data)
 }
 
-fn save(image: &RgbImage, path: &Path) -> Result<(), TrainError> {
-    save_png(image, path).map_err(TrainError::Data)
+fn save(disk: &dyn Disk, image: &RgbImage, path: &Path) -> Result<(), TrainError> {
+    let write = || disk.create(path)?.write_all(&png_bytes(image));
+    write().map_err(TrainError::io(path))
 }

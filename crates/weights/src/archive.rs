@@ -15,6 +15,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Serialize;
 
+use crate::disk::Disk;
 use crate::error::{Malformed, WeightsError, is_pickle_name};
 
 /// The bytes that hold the header's length.
@@ -243,6 +244,7 @@ struct HeaderJson<'a> {
 /// The same tensors give the same bytes: the larger element types come first (which aligns them all), then names in
 /// order. The safetensors crate's own writer leaves the order of the metadata to a hash map and does not sync.
 pub(crate) fn write(
+    disk: &dyn Disk,
     path: &Path,
     metadata: &BTreeMap<String, String>,
     mut tensors: Vec<Outgoing<'_>>,
@@ -262,7 +264,7 @@ pub(crate) fn write(
         serde_json::to_vec(&header).map_err(|source| WeightsError::Json { path: path.to_owned(), source })?;
     json.resize(json.len().next_multiple_of(8), b' ');
 
-    write_atomically(path, |file| {
+    write_atomically(disk, path, |file| {
         let unwritable = |source| WeightsError::Write { path: path.to_owned(), source };
         file.write_all(&(json.len() as u64).to_le_bytes()).map_err(unwritable)?;
         file.write_all(&json).map_err(unwritable)?;
@@ -276,6 +278,7 @@ pub(crate) fn write(
 /// Runs `fill` on a new file beside `path`, syncs it, renames it to `path` and syncs the folder. On an error the new
 /// file is removed and `path` is as it was.
 pub(crate) fn write_atomically(
+    disk: &dyn Disk,
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<(), WeightsError>,
 ) -> Result<(), WeightsError> {
@@ -284,25 +287,22 @@ pub(crate) fn write_atomically(
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; this one is going to be a model that others may read.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(dir).map_err(unwritable)?;
-    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-    fill(&mut buffered)?;
-    buffered.flush().map_err(unwritable)?;
-    drop(buffered);
-    file.as_file().sync_all().map_err(unwritable)?;
-    file.persist(path).map_err(|err| unwritable(err.error))?;
-    // Other systems have no handle on a folder to sync.
-    #[cfg(unix)]
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
-    Ok(())
+    let name = path.file_name().ok_or_else(|| unwritable(std::io::ErrorKind::InvalidFilename.into()))?;
+    // Always the same name: what a killed process left is written over, not left for good.
+    let beside = dir.join(format!(".writing-{}", name.display()));
+    let write = || {
+        let mut buffered = BufWriter::with_capacity(1 << 20, disk.create(&beside).map_err(unwritable)?);
+        fill(&mut buffered)?;
+        let mut file = buffered.into_inner().map_err(|err| unwritable(err.into_error()))?;
+        file.sync().map_err(unwritable)?;
+        drop(file);
+        disk.rename(&beside, path).map_err(unwritable)?;
+        disk.sync_dir(dir).map_err(unwritable)
+    };
+    write().inspect_err(|_| {
+        // It may not be there; and if it cannot be removed, the next attempt writes over it.
+        let _ = disk.remove_file(&beside);
+    })
 }
 
 /// The safetensors name of an element type, if the format has it.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::archive::write_atomically;
+use crate::disk::Disk;
 use crate::error::WeightsError;
 use crate::load::{LoadOptions, load};
 
@@ -134,13 +135,18 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, WeightsError> {
 ///
 /// # Errors
 /// If the value cannot be json or the file cannot be written.
-pub fn write_config<T: Serialize>(dir: &Path, file: &str, config: &T) -> Result<(), WeightsError> {
+pub fn write_config<T: Serialize>(
+    dir: &Path,
+    file: &str,
+    config: &T,
+    disk: &dyn Disk,
+) -> Result<(), WeightsError> {
     let path = dir.join(file);
     // Going through `Value` puts the keys in order.
     let json = serde_json::to_value(config)
         .and_then(|value| serde_json::to_string_pretty(&value))
         .map_err(|source| WeightsError::Json { path: path.clone(), source })?;
-    write_atomically(&path, |file| {
+    write_atomically(disk, &path, |file| {
         writeln!(file, "{json}").map_err(|source| WeightsError::Write { path: path.clone(), source })
     })
 }
@@ -331,6 +337,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::SystemDisk;
     use crate::toy::{RENAMES, Toy, write_file};
 
     const OPTIONS: LoadOptions<'_> =
@@ -350,8 +357,13 @@ mod tests {
             write_file(&dir.path().join(shard), &tensors);
             weight_map.extend(tensors.into_keys().map(|name| (name, json!(shard))));
         }
-        write_config(dir.path(), index, &json!({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-            .unwrap();
+        write_config(
+            dir.path(),
+            index,
+            &json!({"metadata": {"total_size": 1}, "weight_map": weight_map}),
+            &SystemDisk,
+        )
+        .unwrap();
         dir
     }
 
@@ -394,8 +406,13 @@ mod tests {
     fn an_index_cannot_lead_out_of_its_folder() {
         for shard in ["../secret.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ""] {
             let dir = TempDir::new().unwrap();
-            write_config(dir.path(), "model.safetensors.index.json", &json!({"weight_map": {"a": shard}}))
-                .unwrap();
+            write_config(
+                dir.path(),
+                "model.safetensors.index.json",
+                &json!({"weight_map": {"a": shard}}),
+                &SystemDisk,
+            )
+            .unwrap();
             let err = find_weights(dir.path(), "model", None).unwrap_err();
             assert!(matches!(err, WeightsError::ShardOutsideFolder { .. }), "{shard}: {err:?}");
         }
@@ -429,7 +446,7 @@ mod tests {
     #[test]
     fn configs_are_written_with_keys_in_order_and_errors_name_the_file() {
         let dir = TempDir::new().unwrap();
-        write_config(dir.path(), CONFIG, &json!({"b": 1, "a": [2]})).unwrap();
+        write_config(dir.path(), CONFIG, &json!({"b": 1, "a": [2]}), &SystemDisk).unwrap();
         let text = fs::read_to_string(dir.path().join(CONFIG)).unwrap();
         assert_eq!(text, "{\n  \"a\": [\n    2\n  ],\n  \"b\": 1\n}\n");
         let err = read_config::<Vec<i32>>(dir.path(), CONFIG).unwrap_err();
@@ -448,10 +465,15 @@ mod tests {
             "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
             "safety_checker": [null, null], "requires_safety_checker": false,
         });
-        write_config(dir.path(), MODEL_INDEX, &index).unwrap();
+        write_config(dir.path(), MODEL_INDEX, &index, &SystemDisk).unwrap();
         fs::create_dir(dir.path().join("unet")).unwrap();
-        write_config(&dir.path().join("unet"), CONFIG, &json!({"_class_name": "UNet2DConditionModel"}))
-            .unwrap();
+        write_config(
+            &dir.path().join("unet"),
+            CONFIG,
+            &json!({"_class_name": "UNet2DConditionModel"}),
+            &SystemDisk,
+        )
+        .unwrap();
 
         let folder = PipelineFolder::open(dir.path(), &["StableDiffusionPipeline"]).unwrap();
         assert_eq!(folder.components().keys().collect::<Vec<_>>(), ["unet", "vae"]);
@@ -469,7 +491,7 @@ mod tests {
         let open = |name: &str, file: &str, config: &Value| {
             let path = dir.path().join(name);
             fs::create_dir(&path).unwrap();
-            write_config(&path, file, config).unwrap();
+            write_config(&path, file, config, &SystemDisk).unwrap();
             PipelineFolder::open(&path, &["StableDiffusionPipeline"]).unwrap_err().to_string()
         };
         for (name, file, class, found) in [
@@ -497,7 +519,7 @@ mod tests {
     #[test]
     fn transformers_configs_name_their_class_too() {
         let dir = TempDir::new().unwrap();
-        write_config(dir.path(), CONFIG, &json!({"architectures": ["CLIPTextModel"]})).unwrap();
+        write_config(dir.path(), CONFIG, &json!({"architectures": ["CLIPTextModel"]}), &SystemDisk).unwrap();
         assert_eq!(class_name(dir.path()).unwrap().as_deref(), Some("CLIPTextModel"));
         assert!(ComponentDir::open(dir.path(), &["CLIPTextModel"]).is_ok());
         assert!(ComponentDir::open(dir.path(), &["ControlNetModel"]).is_err());

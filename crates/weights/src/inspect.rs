@@ -301,7 +301,7 @@ mod tests {
 
     use super::*;
     use crate::toy::{ramp, write_file};
-    use crate::write_config;
+    use crate::{SystemDisk, write_config};
 
     fn report_of(tensors: &[(&str, &[usize])]) -> Report {
         let dir = TempDir::new().unwrap();
@@ -406,12 +406,13 @@ mod tests {
             "_class_name": "StableDiffusionPipeline",
             "unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"],
         });
-        write_config(dir.path(), "model_index.json", &index).unwrap();
+        write_config(dir.path(), "model_index.json", &index, &SystemDisk).unwrap();
         for name in ["unet", "scheduler"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         let unet = dir.path().join("unet");
-        write_config(&unet, "config.json", &json!({"_class_name": "UNet2DConditionModel"})).unwrap();
+        write_config(&unet, "config.json", &json!({"_class_name": "UNet2DConditionModel"}), &SystemDisk)
+            .unwrap();
         let tensors = BTreeMap::from([("mid.attn2.to_k.weight".to_owned(), ramp(0, vec![2, 768]))]);
         write_file(&unet.join("diffusion_pytorch_model.safetensors"), &tensors);
 

@@ -5,6 +5,7 @@
 //! everything that differs at once; [`save`] writes files that PyTorch's libraries load.
 
 mod archive;
+mod disk;
 mod error;
 mod folder;
 mod inspect;
@@ -26,5 +27,7 @@ pub use folder::{
 pub use inspect::{BaseModel, ModelKind, Report, inspect};
 
 pub use tensors::{load_tensors, read_tensor, save_tensors};
+
+pub use disk::{Disk, DiskFile, SystemDisk};
 
 pub use error::{Malformed, Mismatch, Misshapen, Missing, Mistyped, Unused, WeightsError};

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::archive::{Outgoing, write};
+use crate::disk::Disk;
 use crate::error::WeightsError;
 use crate::load::transpose;
 use crate::names::{Renames, Walk};
@@ -43,7 +44,12 @@ pub struct SaveOptions {
 ///
 /// # Errors
 /// If the file cannot be written, a tensor cannot be fetched, or a parameter is not floating point.
-pub fn save<M: Module>(module: &M, path: &Path, options: &SaveOptions) -> Result<(), WeightsError> {
+pub fn save<M: Module>(
+    module: &M,
+    path: &Path,
+    options: &SaveOptions,
+    disk: &dyn Disk,
+) -> Result<(), WeightsError> {
     let mut collector = Collector {
         walk: Walk::new(options.renames),
         dtype: options.dtype,
@@ -57,7 +63,7 @@ pub fn save<M: Module>(module: &M, path: &Path, options: &SaveOptions) -> Result
     // Transformers refuses a file without it; diffusers takes it as PyTorch's layout.
     let mut metadata = options.metadata.clone();
     metadata.insert("format".to_owned(), "pt".to_owned());
-    write(path, &metadata, collector.tensors)
+    write(disk, path, &metadata, collector.tensors)
 }
 
 /// Lists a module's parameters; the tensors stay where they are until they are written.
@@ -139,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::toy::{RENAMES, Toy};
-    use crate::{LoadOptions, inspect, load, load_tensors};
+    use crate::{LoadOptions, SystemDisk, inspect, load, load_tensors};
 
     fn options(dtype: SaveDtype) -> SaveOptions {
         let metadata =
@@ -152,7 +158,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
         let toy = Toy::new(&Device::flex());
-        save(&toy, &first, &options(SaveDtype::F32)).unwrap();
+        save(&toy, &first, &options(SaveDtype::F32), &SystemDisk).unwrap();
 
         let other = Toy::new(&Device::flex());
         let load_options = LoadOptions { renames: RENAMES, ..LoadOptions::default() };
@@ -161,7 +167,7 @@ mod tests {
             other.blocks[1].to_out.weight.val().into_data(),
             toy.blocks[1].to_out.weight.val().into_data()
         );
-        save(&other, &second, &options(SaveDtype::F32)).unwrap();
+        save(&other, &second, &options(SaveDtype::F32), &SystemDisk).unwrap();
         assert_eq!(fs::read(first).unwrap(), fs::read(second).unwrap());
     }
 
@@ -170,7 +176,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("model.safetensors");
         let toy = Toy::new(&Device::flex());
-        save(&toy, &path, &options(SaveDtype::F32)).unwrap();
+        save(&toy, &path, &options(SaveDtype::F32), &SystemDisk).unwrap();
         let saved: BTreeMap<String, Vec<usize>> = load_tensors(&path)
             .unwrap()
             .into_iter()
@@ -183,7 +189,7 @@ mod tests {
     fn metadata_says_pytorch_and_comes_in_order() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("model.safetensors");
-        save(&Toy::new(&Device::flex()), &path, &options(SaveDtype::F32)).unwrap();
+        save(&Toy::new(&Device::flex()), &path, &options(SaveDtype::F32), &SystemDisk).unwrap();
         let bytes = fs::read(&path).unwrap();
         let header = br#"{"__metadata__":{"a":"1","b":"2","c":"3","format":"pt"},"#;
         assert_eq!(&bytes[8..8 + header.len()], header);
@@ -196,7 +202,7 @@ mod tests {
         let toy = Toy::new(&Device::flex());
         for (dtype, name) in [(SaveDtype::F16, "F16"), (SaveDtype::Bf16, "BF16")] {
             let path = dir.path().join(name);
-            save(&toy, &path, &options(dtype)).unwrap();
+            save(&toy, &path, &options(dtype), &SystemDisk).unwrap();
             let report = inspect(&path).unwrap();
             assert_eq!(report.dtypes, BTreeMap::from([(name.to_owned(), report.n_tensors)]));
             assert_eq!(report.bytes, 2 * report.n_parameters as u64);
@@ -216,7 +222,7 @@ mod tests {
                 Err(WeightsError::ReadBack { name: "a".to_owned(), reason: "lost".to_owned() })
             }),
         };
-        assert!(write(&path, &BTreeMap::new(), vec![broken]).is_err());
+        assert!(write(&SystemDisk, &path, &BTreeMap::new(), vec![broken]).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -225,7 +231,8 @@ mod tests {
     fn a_folder_that_is_not_there_is_an_error() {
         let dir = TempDir::new().unwrap();
         let toy = Toy::new(&Device::flex());
-        let outcome = save(&toy, &dir.path().join("absent/model.safetensors"), &SaveOptions::default());
+        let outcome =
+            save(&toy, &dir.path().join("absent/model.safetensors"), &SaveOptions::default(), &SystemDisk);
         assert!(matches!(outcome, Err(WeightsError::Write { .. })));
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::tensor::TensorData;
 
 use crate::archive::{Archive, Outgoing, dtype_of, write};
+use crate::disk::Disk;
 use crate::error::WeightsError;
 
 /// Writes tensors by name as safetensors, each in its own element type, with the promises of [`save`](crate::save).
@@ -17,6 +18,7 @@ pub fn save_tensors(
     path: &Path,
     tensors: &BTreeMap<String, TensorData>,
     metadata: &BTreeMap<String, String>,
+    disk: &dyn Disk,
 ) -> Result<(), WeightsError> {
     let mut outgoing = Vec::with_capacity(tensors.len());
     for (name, data) in tensors {
@@ -34,7 +36,7 @@ pub fn save_tensors(
     }
     let mut metadata = metadata.clone();
     metadata.insert("format".to_owned(), "pt".to_owned());
-    write(path, &metadata, outgoing)
+    write(disk, path, &metadata, outgoing)
 }
 
 /// Reads all tensors of a safetensors file, each in its own element type.
@@ -79,6 +81,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::SystemDisk;
 
     #[test]
     fn tensors_of_every_type_come_back_as_they_were() {
@@ -96,7 +99,7 @@ mod tests {
             ("scalar".to_owned(), TensorData::new(vec![7_i32], Vec::<usize>::new())),
             ("empty".to_owned(), TensorData::new(Vec::<f32>::new(), [0, 4])),
         ]);
-        save_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        save_tensors(&path, &tensors, &BTreeMap::new(), &SystemDisk).unwrap();
         assert_eq!(load_tensors(&path).unwrap(), tensors);
         for (name, data) in &tensors {
             assert_eq!(&read_tensor(&path, name).unwrap(), data);
@@ -109,7 +112,7 @@ mod tests {
         let path = dir.path().join("t.safetensors");
         let one = || TensorData::new(vec![1.0_f32], [1]);
         let tensors = BTreeMap::from([("noise".to_owned(), one()), ("latent".to_owned(), one())]);
-        save_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        save_tensors(&path, &tensors, &BTreeMap::new(), &SystemDisk).unwrap();
         let err = read_tensor(&path, "latents").unwrap_err().to_string();
         assert!(err.ends_with("has no tensor `latents`, it has latent, noise"), "{err}");
     }

@@ -10,7 +10,7 @@ use burn::nn::{
 };
 use burn::tensor::{Device, TensorData};
 
-use crate::{Renames, save_tensors};
+use crate::{Renames, SystemDisk, save_tensors};
 
 pub(crate) const RENAMES: Renames = Renames::new(&[("to_out", "to_out.0"), ("ff.proj_in", "ff.net.0.proj")]);
 
@@ -73,5 +73,5 @@ pub(crate) fn ramp(start: usize, shape: Vec<usize>) -> TensorData {
 
 /// Writes tensors as a file that some other program could have written.
 pub(crate) fn write_file(path: &Path, tensors: &BTreeMap<String, TensorData>) {
-    save_tensors(path, tensors, &BTreeMap::new()).unwrap();
+    save_tensors(path, tensors, &BTreeMap::new(), &SystemDisk).unwrap();
 }

@@ -16,7 +16,7 @@ use pyrograph_pipeline::{TinyBase, standard_normal};
 use pyrograph_text::{ClipTextModel, ClipTokenizer, encode_prompts};
 use pyrograph_unet::Unet;
 use pyrograph_vae::AutoencoderKl;
-use pyrograph_weights::{load_tensors, save_tensors};
+use pyrograph_weights::{SystemDisk, load_tensors, save_tensors};
 
 use crate::draw::Artist;
 use crate::pixels::to_signed;
@@ -165,7 +165,7 @@ pub(crate) fn latent_means(
     }
     shape[0] = n_pictures;
     let data = TensorData::new(values, shape);
-    save_tensors(&path, &BTreeMap::from([(NAME.to_owned(), data.clone())]), &BTreeMap::new())?;
+    save_tensors(&path, &BTreeMap::from([(NAME.to_owned(), data.clone())]), &BTreeMap::new(), &SystemDisk)?;
     Ok(Tensor::from_data(data, device))
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use pyrograph_train::{AdamWConfig, Gradients, LrSchedule, Optimizer};
-use pyrograph_weights::{LoadOptions, SaveOptions, load, load_tensors, save, save_tensors};
+use pyrograph_weights::{LoadOptions, SaveOptions, SystemDisk, load, load_tensors, save, save_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::scene::Scenes;
@@ -163,8 +163,13 @@ impl<M: Module> Training<M> {
         let [partial, old] = ["partial", "old"].map(|suffix| sibling(&self.dir, suffix));
         remove(&partial)?;
         fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
-        save(&self.model, &partial.join(MODEL), &SaveOptions::default())?;
-        save_tensors(&partial.join(OPTIMIZER), &self.optimizer.state(&self.model), &BTreeMap::new())?;
+        save(&self.model, &partial.join(MODEL), &SaveOptions::default(), &SystemDisk)?;
+        save_tensors(
+            &partial.join(OPTIMIZER),
+            &self.optimizer.state(&self.model),
+            &BTreeMap::new(),
+            &SystemDisk,
+        )?;
         let state = State { step: self.optimizer.steps(), recipe: self.recipe };
         fs::write(partial.join(STATE), serde_json::to_string_pretty(&state)?)?;
         if self.dir.is_dir() {

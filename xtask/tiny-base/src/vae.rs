@@ -10,7 +10,9 @@ use pyrograph_data::RgbImage;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_pipeline::standard_normal;
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
-use pyrograph_weights::{LoadOptions, Renames, SaveOptions, load, read_config, save, write_config};
+use pyrograph_weights::{
+    LoadOptions, Renames, SaveOptions, SystemDisk, load, read_config, save, write_config,
+};
 
 use crate::pixels::{crop, from_signed, psnr, squared_error, to_signed};
 use crate::scene::{HELD_OUT, SIDE};
@@ -204,9 +206,9 @@ pub(crate) fn finish(
 pub(crate) fn write(vae: &AutoencoderKl, config: &VaeConfig, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let options = SaveOptions { renames: Renames::new(pyrograph_vae::RENAMES), ..SaveOptions::default() };
-    save(vae, &out.join(WEIGHTS), &options)?;
+    save(vae, &out.join(WEIGHTS), &options, &SystemDisk)?;
     // The config comes last: where it is, the stage is complete.
-    write_config(out, "config.json", &VaeJson::from(config))?;
+    write_config(out, "config.json", &VaeJson::from(config), &SystemDisk)?;
     Ok(())
 }
 

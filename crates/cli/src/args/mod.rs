@@ -19,7 +19,10 @@ pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use reference::UsageError;
-pub(crate) use small::{DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset};
+pub(crate) use small::{
+    CheckpointArgs, CheckpointCommand, DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset,
+    ReplayArgs,
+};
 pub(crate) use train::TrainArgs;
 
 const AFTER_HELP: &str = "\
@@ -36,7 +39,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  the run failed
-  2  a wrong flag, preset, data set, model or checkpoint";
+  2  a wrong flag, preset, data set, model or checkpoint
+  3  stopped on request (SIGINT, SIGTERM) after saving; --resume_from_checkpoint latest continues
+128 + signal: the second signal, which does not wait";
 
 /// Train ControlNets for Stable Diffusion, without Python.
 #[derive(Debug, Parser)]
@@ -51,6 +56,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Box<TrainArgs>),
+    Checkpoint(CheckpointArgs),
+    Replay(ReplayArgs),
     Generate(GenerateArgs),
     Eval(EvalArgs),
     Inspect(InspectArgs),

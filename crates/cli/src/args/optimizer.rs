@@ -1,6 +1,6 @@
 //! Flags of the optimizer.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::Args;
 use pyrograph_train::{OptimizerKind, OptimizerSection};
@@ -47,6 +47,9 @@ pub(super) struct OptimizerArgs {
     /// The largest norm of all gradients together [default: 1].
     #[arg(long, value_name = "NORM")]
     max_grad_norm: Option<f64>,
+    /// Updates in a row that may be skipped because a number is not finite, before the run ends [default: 10].
+    #[arg(long, value_name = "N")]
+    max_nonfinite_steps: Option<NonZeroU32>,
 }
 
 impl OptimizerArgs {
@@ -65,5 +68,6 @@ impl OptimizerArgs {
         set(&mut optimizer.adam_weight_decay, &self.adam_weight_decay);
         set(&mut optimizer.adam_epsilon, &self.adam_epsilon);
         set(&mut optimizer.max_grad_norm, &self.max_grad_norm);
+        set(&mut optimizer.max_nonfinite_steps, &self.max_nonfinite_steps);
     }
 }

@@ -16,6 +16,48 @@ pub(crate) struct InspectArgs {
     pub(crate) path: PathBuf,
 }
 
+/// Make a step of a run again, with the same samples, timesteps and noise, and tell what happened in it.
+///
+/// Run it where the run was started: its paths are meant from there. Nothing of the run is changed.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The run's output folder.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The step to make.
+    #[arg(long, value_name = "N")]
+    pub(crate) step: NonZeroU64,
+    /// The checkpoint to continue from [default: the newest before that step].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Write what the networks are given, one safetensors file for each micro-batch.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Look after checkpoints.
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointArgs {
+    #[command(subcommand)]
+    pub(crate) command: CheckpointCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointCommand {
+    /// List the checkpoints of a run by their files' lengths: at once.
+    List {
+        /// The run's output folder.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Read every file and compare it with the hash that was taken when it was written.
+    Verify {
+        /// A run's output folder, for all of its checkpoints, or one checkpoint.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
 /// Write a small Stable Diffusion folder.
 ///
 /// It is in diffusers' layout and complete, so that everything runs with nothing downloaded.
@@ -59,6 +101,9 @@ pub(crate) struct DemoArgs {
     /// New hints to measure on, before and after.
     #[arg(long, default_value = "200", value_name = "N")]
     pub(crate) num_samples: NonZeroUsize,
+    /// Continue a demo in its folder that was stopped.
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Print what was learned as one line of JSON, the last on standard output.
     #[arg(long)]
     pub(crate) json: bool,

@@ -171,6 +171,9 @@ struct CheckpointArgs {
     /// Continue from a checkpoint: its path, its name in the output folder, or `latest`.
     #[arg(long, value_name = "latest|PATH")]
     resume_from_checkpoint: Option<PathBuf>,
+    /// Continue from a checkpoint of another data set, base model, seed or batch, too.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    force_resume: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -326,6 +329,7 @@ impl CheckpointArgs {
         set(&mut checkpoint.checkpointing_steps, &self.checkpointing_steps);
         set_some(&mut checkpoint.checkpoints_total_limit, &self.checkpoints_total_limit);
         set_some(&mut checkpoint.resume_from_checkpoint, &self.resume_from_checkpoint);
+        set(&mut checkpoint.force_resume, &self.force_resume);
     }
 }
 

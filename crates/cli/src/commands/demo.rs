@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,13 +13,15 @@ use pyrograph_data::colors::Palette;
 use pyrograph_data::{Circles, Columns, Dataset, HintKind, RgbImage, generate_circles, save_png};
 use pyrograph_pipeline::{BasePreset, SamplerKind, init_base};
 use pyrograph_train::{
-    CacheKind, Event, FidelityOptions, FidelityScores, Observer, TrainConfig, TrainError, TrainPlan, Trainer,
-    measure_fidelity,
+    CacheKind, Checkpoint, Event, FidelityOptions, FidelityScores, Observer, ResumeFrom, RunEnd, Stop,
+    TrainConfig, TrainError, TrainPlan, Trainer, measure_fidelity,
 };
 use serde_json::json;
 
 use crate::args::{DemoArgs, OutputArgs, UsageError};
+use crate::report::Outcome;
 use crate::run_report::Reporter;
+use crate::signals::stop_on_signals;
 use crate::{backend, progress};
 
 /// The run of the demo; it names its folders relative to the demo's own.
@@ -28,34 +31,57 @@ const PRESET_PATH: &str = "configs/quickstart.toml";
 /// The seed of the hints that are measured on; the run's own seed draws those that it is trained on.
 const NEW_HINTS_SEED: u64 = 1 << 32;
 
+/// The folder of the hints that are measured on.
+const NEW_HINTS: &str = "new-hints";
+
 /// Denoising steps of a picture that is measured: half of the usual, since shapes are simple.
 const N_STEPS: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not 0");
 /// Pictures drawn at once.
 const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 
-pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
+/// A file that says that a demo has begun in its folder.
+const MARKER: &str = ".pyrograph-demo";
+
+pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<Outcome> {
+    let stop = stop_on_signals()?;
+    let done = run(args, output, &stop);
+    let is_stopped = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(TrainError::Stopped));
+    if done.as_ref().is_err_and(is_stopped) {
+        tracing::info!("to go on: the same command with --resume");
+        return Ok(Outcome::Stopped);
+    }
+    done.map(|()| Outcome::Done)
+}
+
+/// # Errors
+/// [`TrainError::Stopped`] if it was asked to stop.
+fn run(args: &DemoArgs, output: &OutputArgs, stop: &Stop) -> anyhow::Result<()> {
     let start = Instant::now();
     let out = &args.out;
-    let is_empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    if out.exists() && !is_empty(out) {
-        return Err(UsageError::DemoFolderNotEmpty { path: out.clone() }.into());
-    }
     let plan = plan(out, args.steps)?;
+    begin(args, &plan)?;
     let new_hints = draw_data(args, &plan)?;
     let device = backend::device();
     init_base(BasePreset::Tiny, &plan.model.base, &device)?;
     tracing::info!("wrote the tiny base model: {}", plan.model.base.display());
 
     let (base, trained) = (plan.model.base.clone(), plan.output_dir.clone());
-    let mut trainer = Trainer::new(plan, &device)?;
-    let exam = Exam { new_hints, n_samples: args.num_samples, device };
-    let before = exam.sit(&trainer)?;
+    let exam = Exam { new_hints, n_samples: args.num_samples, device, stop: stop.clone() };
+    let fresh = Trainer::new(plan.clone(), &exam.device)?;
+    let before = exam.sit(&fresh)?;
+    let mut trainer = match Checkpoint::latest(&trained) {
+        Ok(_) if args.resume => Trainer::new(resumed(plan), &exam.device)?,
+        _ => fresh,
+    }
+    .stopped_by(stop.clone());
 
     let mut observer = progress::observer(output);
     let title = "Circles on the tiny base".to_owned();
     let mut reporter = Reporter::new(&trainer, title, &exam.device, observer.as_mut())?;
     let mut watcher = Watcher { inner: &mut reporter, took_hold: None };
-    trainer.run(&mut watcher)?;
+    if let RunEnd::Stopped { .. } = trainer.run(&mut watcher)? {
+        return Err(TrainError::Stopped.into());
+    }
     let took_hold = watcher.took_hold;
 
     let after = exam.sit(&trainer)?;
@@ -86,6 +112,32 @@ pub(crate) fn demo(args: &DemoArgs, output: &OutputArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the folder: an empty one or, to resume, one that a demo has begun, without what can be drawn again.
+fn begin(args: &DemoArgs, plan: &TrainPlan) -> anyhow::Result<()> {
+    let out = &args.out;
+    let marker = out.join(MARKER);
+    if args.resume && marker.is_file() {
+        let parts = [&plan.data.dir, &plan.model.base, &out.join(NEW_HINTS)];
+        for part in parts.into_iter().filter(|part| part.exists()) {
+            fs::remove_dir_all(part).with_context(|| part.display().to_string())?;
+        }
+        return Ok(());
+    }
+    let is_empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    if out.exists() && !is_empty(out) {
+        return Err(UsageError::DemoFolderNotEmpty { path: out.clone() }.into());
+    }
+    fs::create_dir_all(out)
+        .and_then(|()| fs::write(&marker, ""))
+        .with_context(|| marker.display().to_string())
+}
+
+/// The plan of a run that continues from its newest checkpoint.
+fn resumed(mut plan: TrainPlan) -> TrainPlan {
+    plan.checkpoint.resume_from = ResumeFrom::Latest;
+    plan
+}
+
 /// Draws the pairs to train on, and others to measure on.
 fn draw_data(args: &DemoArgs, plan: &TrainPlan) -> anyhow::Result<Dataset> {
     let side = plan.data.transform.side;
@@ -99,7 +151,7 @@ fn draw_data(args: &DemoArgs, plan: &TrainPlan) -> anyhow::Result<Dataset> {
         }
     }
     tracing::info!("drew {} pairs of circles: {}", args.count, plan.data.dir.display());
-    let new_hints = args.out.join("new-hints");
+    let new_hints = args.out.join(NEW_HINTS);
     generate_circles(&circles(args.num_samples, NEW_HINTS_SEED), &new_hints)?;
     Ok(Dataset::open(&new_hints, &Columns::default())?)
 }
@@ -123,6 +175,7 @@ struct Exam {
     new_hints: Dataset,
     n_samples: NonZeroUsize,
     device: Device,
+    stop: Stop,
 }
 
 struct Marks {
@@ -145,8 +198,12 @@ impl Exam {
             side: plan.data.transform.side,
         };
         let (bundle, controlnet) = (trainer.bundle(), trainer.controlnet());
+        let mut on_progress = |_, _| match self.stop.is_requested() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
         let fidelity =
-            measure_fidelity(bundle, controlnet, &self.new_hints, &options, &self.device, &mut |_, _| {})?;
+            measure_fidelity(bundle, controlnet, &self.new_hints, &options, &self.device, &mut on_progress)?;
         let FidelityScores::Outline { mean_iou, color_accuracy, .. } = fidelity.scores else {
             unreachable!("the demo's hints are outlines");
         };

@@ -1,6 +1,7 @@
 //! `pyrograph eval`.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 
 use pyrograph_data::{Columns, Dataset, Side, save_png};
 use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet};
@@ -34,7 +35,11 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
         side: side.map_or_else(|| trained_side(&bundle), Ok)?,
     };
     let mut bar = progress::pictures(output);
-    let fidelity = measure_fidelity(&bundle, &controlnet, &dataset, &options, &device, &mut bar)?;
+    let mut on_progress = |n_drawn, n_pictures| {
+        bar(n_drawn, n_pictures);
+        ControlFlow::Continue(())
+    };
+    let fidelity = measure_fidelity(&bundle, &controlnet, &dataset, &options, &device, &mut on_progress)?;
 
     if let Some(path) = &args.grid {
         save_png(&fidelity.grid, path)?;

@@ -1,24 +1,28 @@
 //! What each verb does.
 
 mod bench;
+mod checkpoint;
 mod data;
 mod demo;
 mod eval;
 mod generate;
 mod init_base;
 mod inspect;
+mod replay;
 mod train;
 
 use pyrograph_data::{DataError, Side};
 use pyrograph_pipeline::Bundle;
 
 pub(crate) use bench::bench;
+pub(crate) use checkpoint::checkpoint;
 pub(crate) use data::data;
 pub(crate) use demo::demo;
 pub(crate) use eval::eval;
 pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;
+pub(crate) use replay::replay;
 pub(crate) use train::train;
 
 /// Latents of a UNet whose config does not say for which it was trained: those of Stable Diffusion 1.x.

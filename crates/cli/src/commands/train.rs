@@ -3,13 +3,15 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pyrograph_train::{TrainConfig, TrainPlan, Trainer};
+use pyrograph_train::{RunEnd, TrainConfig, TrainPlan, Trainer};
 
 use crate::args::{OutputArgs, TrainArgs, UsageError};
+use crate::report::Outcome;
 use crate::run_report::Reporter;
+use crate::signals::stop_on_signals;
 use crate::{backend, progress};
 
-pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()> {
+pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Outcome> {
     args.check()?;
     let mut config = args.config()?;
     config.cache.cache_dir = config.cache.cache_dir.or_else(user_cache_dir);
@@ -18,15 +20,22 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<()>
     if args.print_config {
         let text = TrainConfig::from(plan).to_toml()?;
         std::io::stdout().lock().write_all(text.as_bytes())?;
-        return Ok(());
+        return Ok(Outcome::Done);
     }
+    let stop = stop_on_signals()?;
     let (data, base) = (name(&plan.data.dir), name(&plan.model.base));
     let device = backend::device();
-    let mut trainer = Trainer::new(plan, &device)?;
+    let mut trainer = Trainer::new(plan, &device)?.stopped_by(stop);
     let mut observer = progress::observer(output);
     let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
-    trainer.run(&mut reporter)?;
-    Ok(())
+    Ok(match trainer.run(&mut reporter)? {
+        RunEnd::Finished => Outcome::Done,
+        RunEnd::Stopped { checkpoint } => {
+            let checkpoint = checkpoint.display();
+            tracing::info!("to go on: the same command with --resume_from_checkpoint latest ({checkpoint})");
+            Outcome::Stopped
+        }
+    })
 }
 
 /// Where programs of this user keep what they can compute again; `None` if the system does not say.

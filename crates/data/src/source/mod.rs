@@ -8,6 +8,7 @@ mod rows;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,6 +154,23 @@ impl Dataset {
     #[must_use]
     pub fn samples(&self) -> &[Sample] {
         &self.samples
+    }
+
+    /// A hash of what decides the run of a sample through training: ids, captions and the lengths of both files, in order.
+    ///
+    /// Their contents are not read, which would take minutes for a large data set: a picture that is replaced by another of
+    /// as many bytes is not noticed.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for Sample { image, hint, captions, id, .. } in &self.samples {
+            // A file that is gone has no length; reading it fails with its name.
+            let lengths = [image, hint].map(|path| fs::metadata(path).map_or(0, |found| found.len()));
+            let texts = [id].into_iter().chain(captions);
+            let texts: Vec<_> = texts.map(|text| (text.len(), text)).collect();
+            hasher.update(format!("{lengths:?} {texts:?}\n").as_bytes());
+        }
+        *hasher.finalize().as_bytes()
     }
 
     /// Keeps `n_samples` samples drawn by `seed` (`--max_train_samples`).

@@ -43,6 +43,14 @@ impl Gradients {
         Self { gradients: self.into_scaled().zip(other.into_scaled()).map(sum).collect(), scale: None }
     }
 
+    /// All of them times a number.
+    #[must_use]
+    pub fn scaled(self, factor: f32) -> Self {
+        let gradients =
+            self.into_scaled().map(|gradient| gradient.map(|gradient| gradient * factor)).collect();
+        Self { gradients, scale: None }
+    }
+
     /// The L2 norm over all gradients, `[1]`, left on the device. `None` if there is no gradient at all.
     #[must_use]
     pub fn norm(&self) -> Option<Tensor<1>> {

@@ -1,6 +1,6 @@
 //! Which optimizer a run has, as it is written down.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub struct OptimizerSection {
     pub adam_epsilon: f64,
     /// The largest norm of all gradients together. Default: 1.
     pub max_grad_norm: f64,
+    /// Updates in a row that may be skipped because a number is not finite; with the last of them the run goes back to its
+    /// newest checkpoint and ends. Default: 10; the reference trains on with what it has.
+    pub max_nonfinite_steps: NonZeroU32,
 }
 
 impl Default for OptimizerSection {
@@ -51,6 +54,7 @@ impl Default for OptimizerSection {
             adam_weight_decay: 1e-2,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            max_nonfinite_steps: const { NonZeroU32::new(10).expect("10 is not 0") },
         }
     }
 }

@@ -148,6 +148,7 @@ fn optimizer_plan(
         zero_conv_lr_factor: not_negative("zero_conv_lr_factor", section.zero_conv_lr_factor)?,
         hint_embedding_lr_factor: not_negative("hint_embedding_lr_factor", section.hint_embedding_lr_factor)?,
         max_grad_norm: positive("max_grad_norm", section.max_grad_norm)?,
+        max_nonfinite_steps: section.max_nonfinite_steps,
     })
 }
 
@@ -208,6 +209,7 @@ fn checkpoint_plan(section: CheckpointSection, output_dir: &Path) -> CheckpointP
         every_steps: section.checkpointing_steps,
         total_limit: section.checkpoints_total_limit,
         resume_from,
+        force_resume: section.force_resume,
     }
 }
 
@@ -295,6 +297,7 @@ impl From<TrainPlan> for TrainConfig {
                 hint_embedding_lr_factor: optimizer.hint_embedding_lr_factor,
                 gradient_accumulation_steps: optimizer.accumulation_steps,
                 max_grad_norm: optimizer.max_grad_norm,
+                max_nonfinite_steps: optimizer.max_nonfinite_steps,
                 ..OptimizerSection::of(&optimizer.algorithm)
             },
             loss,
@@ -308,6 +311,7 @@ impl From<TrainPlan> for TrainConfig {
                     ResumeFrom::Latest => Some(PathBuf::from("latest")),
                     ResumeFrom::Path(path) => Some(path),
                 },
+                force_resume: checkpoint.force_resume,
             },
             validation: ValidationSection {
                 validation_prompt,

@@ -1,0 +1,244 @@
+//! One optimizer step, and what is done about one that cannot be made.
+
+use std::time::{Duration, Instant};
+
+use burn::prelude::*;
+use pyrograph_data::{HostBatch, Loader};
+
+use super::Trainer;
+use crate::TrainError;
+use crate::batch::{Batch, Dropout};
+use crate::checkpoint::{Checkpoint, Restored};
+use crate::events::{Event, Observer};
+use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients, timesteps};
+use crate::nonfinite::{NonFinite, Skipped, Suspect};
+use crate::optim::Gradients;
+use crate::stopwatch::{Phase, Stopwatch};
+use crate::tap::Tapped;
+use crate::window::Window;
+
+/// How long a batch is waited for before looking at the wish to stop again.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it is said that a batch does not come.
+const REMINDER: Duration = Duration::from_secs(60);
+/// How long a batch is waited for: a network drive may come back, a thread that hangs does not.
+const MAX_WAIT: Duration = Duration::from_secs(1800);
+
+/// What became of an optimizer step.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The parameters are updated; the norm of the gradients before clipping.
+    Made(f64),
+    /// They are as before.
+    Skipped(NonFinite, Vec<Suspect>),
+}
+
+/// A micro-batch that is computed.
+struct Micro {
+    loss: Tensor<1>,
+    samples: Vec<Suspect>,
+}
+
+impl Trainer {
+    /// One optimizer step: the micro-batches of one accumulation group, backward, clip, update. After an error the run is
+    /// where it was before.
+    ///
+    /// The last group of an epoch may be short; its gradients are divided by the full number all the same, as the
+    /// references do.
+    pub(crate) fn optimizer_step(
+        &mut self,
+        loader: &mut Loader,
+        lr: f64,
+        window: &mut Window,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Step, TrainError> {
+        let done = self.try_step(loader, lr, window, stopwatch);
+        match done {
+            Ok(_) => self.step_began = self.position,
+            Err(_) => self.position = self.step_began,
+        }
+        done
+    }
+
+    fn try_step(
+        &mut self,
+        loader: &mut Loader,
+        lr: f64,
+        window: &mut Window,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Step, TrainError> {
+        let (micros, gradients) = match self.accumulated(loader, stopwatch)? {
+            Ok(computed) => computed,
+            Err((found, samples)) => return Ok(Step::Skipped(found, samples)),
+        };
+        let (clipped, norm) = gradients.clipped(self.plan.optimizer.max_grad_norm);
+        // One number is read from the device in each step: what is not finite anywhere shows in it.
+        let norm = norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
+        if !norm.is_finite() {
+            let (found, samples) = suspects(micros);
+            return Ok(Step::Skipped(found, samples));
+        }
+        for micro in micros {
+            window.add(micro.loss, micro.samples.len());
+        }
+        self.is_updating = true;
+        // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
+        let empty = self.controlnet_config.init(&self.device);
+        let controlnet = std::mem::replace(&mut self.controlnet, empty);
+        let lr_factor = |path: &str| self.plan.optimizer.lr_factor(path);
+        self.controlnet = self.optimizer.step_with(controlnet, clipped, lr, lr_factor);
+        self.position.optimizer_step = self.optimizer.steps();
+        self.is_updating = false;
+        self.record.skips.n_in_a_row = 0;
+        self.skipped.clear();
+        stopwatch.lap(Phase::Optimizer);
+        Ok(Step::Made(norm))
+    }
+
+    /// Losses and summed gradients of one accumulation group; or what of its batches is not finite before anything was
+    /// computed, and in which samples.
+    #[expect(clippy::type_complexity, reason = "used once, a line above")]
+    fn accumulated(
+        &mut self,
+        loader: &mut Loader,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Result<(Vec<Micro>, Gradients), (NonFinite, Vec<Suspect>)>, TrainError> {
+        let (mut sum, mut micros, mut fault) = (None, Vec::new(), None);
+        for _ in 0..self.plan.optimizer.accumulation_steps.get() {
+            let host = self.next_batch(loader)?;
+            let cursor_after = host.cursor_after;
+            stopwatch.lap(Phase::Data);
+            let batch = self.batch(host);
+            let draw = Draw { seed: self.plan.seed, micro_step: self.position.micro_step };
+            let times = timesteps(&batch.ids, draw, self.schedule.n_train_timesteps());
+            let samples = batch.ids.iter().cloned().zip(times);
+            let samples: Vec<Suspect> = samples.map(|(id, timestep)| Suspect { id, timestep }).collect();
+            match &batch.non_finite {
+                Some((found, places)) if fault.is_none() => {
+                    fault = Some((*found, places.iter().map(|&place| samples[place].clone()).collect()));
+                }
+                // The group is lost, but the next one begins after all of its batches.
+                _ if fault.is_some() => {}
+                _ => {
+                    let (loss, gradients) = self.micro_batch(&batch, draw, stopwatch);
+                    accumulate(&mut sum, gradients);
+                    micros.push(Micro { loss, samples });
+                }
+            }
+            stopwatch.lap(Phase::Backward);
+            self.position.micro_step += 1;
+            self.position.cursor = cursor_after;
+            if cursor_after.batch == 0 {
+                break;
+            }
+        }
+        if let Some(fault) = fault {
+            return Ok(Err(fault));
+        }
+        let gradients = sum.expect("accumulation is at least 1");
+        let gradients = match &mut self.tap {
+            Some(tap) => tap.gradients(self.position.optimizer_step.into(), gradients),
+            None => gradients,
+        };
+        Ok(Ok((micros, gradients)))
+    }
+
+    /// The next batch, unless the run is to stop meanwhile.
+    pub(super) fn next_batch(&self, loader: &mut Loader) -> Result<HostBatch, TrainError> {
+        let since = Instant::now();
+        let mut reminder = REMINDER;
+        loop {
+            self.stop.check()?;
+            if let Some(batch) = loader.next_within(GLANCE).map_err(TrainError::Data)? {
+                return Ok(batch);
+            }
+            let waited = since.elapsed();
+            if waited < reminder {
+                continue;
+            }
+            reminder += REMINDER;
+            let (seconds, samples) = (waited.as_secs(), loader.awaited().map_err(TrainError::Data)?);
+            let stalled = TrainError::DataStalled { seconds, samples };
+            if waited >= MAX_WAIT {
+                return Err(stalled);
+            }
+            tracing::warn!("{stalled}");
+        }
+    }
+
+    /// Moves a batch to the device, past the tap.
+    pub(super) fn batch(&mut self, host: HostBatch) -> Batch {
+        let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
+        let dropout = Dropout {
+            seed,
+            micro_step,
+            empty_prompts: self.plan.data.empty_prompt_probability,
+            empty_hints: self.plan.loss.proportion_empty_hints,
+        };
+        let mut batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout);
+        if let Some(tap) = &mut self.tap {
+            let Batch { moments, hint, context, ids, .. } = &mut batch;
+            let step = self.position.optimizer_step.into();
+            tap.batch(Tapped { step, micro_step, ids, moments, hint, context });
+        }
+        batch
+    }
+
+    /// Loss and gradients of one micro-batch.
+    pub(super) fn micro_batch(
+        &self,
+        batch: &Batch,
+        draw: Draw,
+        stopwatch: &mut Stopwatch,
+    ) -> (Tensor<1>, Gradients) {
+        let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
+        #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
+        let options = LossOptions {
+            weight: 1.0 / self.plan.optimizer.accumulation_steps.get() as f64,
+            checkpointing: self.plan.memory.gradient_checkpointing,
+            loss: self.plan.loss,
+        };
+        control_gradients(frozen, &self.controlnet, batch, draw, options, stopwatch)
+    }
+
+    /// Tells of a step that was not made; after too many in a row takes the run back to where it was well.
+    pub(super) fn skip(
+        &mut self,
+        found: NonFinite,
+        samples: Vec<Suspect>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let step = self.step();
+        let skips = &mut self.record.skips;
+        skips.n_in_a_row += 1;
+        skips.n_skipped += 1;
+        let (n_in_a_row, n_skipped) = (skips.n_in_a_row, skips.n_skipped);
+        let skipped = Skipped { step, found, samples, n_in_a_row, n_skipped };
+        observer.observe(&Event::Skipped(skipped.clone()))?;
+        self.skipped.push(skipped);
+        if n_in_a_row < self.plan.optimizer.max_nonfinite_steps.get() {
+            return Ok(());
+        }
+        let (n_steps, back_at) = (self.skipped.len(), self.roll_back());
+        Err(TrainError::NonFiniteSteps { step, n_steps, found, skipped: self.skipped.clone(), back_at })
+    }
+
+    /// Takes parameters, optimizer and position from the newest checkpoint; returns its step.
+    fn roll_back(&mut self) -> Option<u64> {
+        let restored = Checkpoint::latest(&self.plan.output_dir).and_then(|newest| {
+            newest.restore(self.plan.optimizer.algorithm, &self.device.clone().autodiff())
+        });
+        let Restored { controlnet, optimizer, position, record, .. } = restored.ok()?;
+        (self.controlnet, self.optimizer) = (controlnet, optimizer);
+        (self.position, self.record, self.step_began) = (position, record, position);
+        Some(self.step())
+    }
+}
+
+/// Who may be to blame for a gradient that is not finite: the micro-batches whose loss is not, else all.
+fn suspects(micros: Vec<Micro>) -> (NonFinite, Vec<Suspect>) {
+    let is_finite = |micro: &Micro| micro.loss.clone().into_scalar::<f32>().is_finite();
+    let (well, ill): (Vec<_>, Vec<_>) = micros.into_iter().partition(is_finite);
+    let (found, micros) = if ill.is_empty() { (NonFinite::Gradient, well) } else { (NonFinite::Loss, ill) };
+    (found, micros.into_iter().flat_map(|micro| micro.samples).collect())
+}
