@@ -59,31 +59,52 @@ impl Codec {
         }
     }
 
-    /// Returns the scale.
+    /// Returns the scale. One short loop after another, which compile to vectors.
     #[inline(always)]
     fn encode(&self, numbers: &[f32], codes: &mut [u8]) -> f32 {
-        let scale = numbers.iter().fold(0.0_f32, |largest, number| largest.max(number.abs()));
+        let scale = largest_magnitude(numbers);
         let shrink = scale.max(f32::MIN_POSITIVE);
-        let zero = self.zero;
-        for (number, code) in numbers.iter().zip(codes) {
-            let magnitude = number.abs() / shrink;
-            let mut distance = 0.0;
-            for decade in 0..=N_DECADES {
-                let place = magnitude * self.slopes[decade] + self.offsets[decade];
-                let place = place.max(self.firsts[decade]).min(self.lasts[decade] + 0.5);
-                distance = if magnitude >= self.edges[decade] { place } else { distance };
+        let (mut magnitudes, mut distances) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (magnitudes, distances) = (&mut magnitudes[..numbers.len()], &mut distances[..numbers.len()]);
+        for (magnitude, number) in magnitudes.iter_mut().zip(numbers) {
+            *magnitude = number.abs() / shrink;
+        }
+        for decade in 0..=N_DECADES {
+            let (edge, slope, offset) = (self.edges[decade], self.slopes[decade], self.offsets[decade]);
+            let (first, last) = (self.firsts[decade], self.lasts[decade] + 0.5);
+            for (distance, magnitude) in distances.iter_mut().zip(&*magnitudes) {
+                let place = (magnitude * slope + offset).max(first).min(last);
+                *distance = if *magnitude >= edge { place } else { *distance };
             }
+        }
+        for ((code, distance), number) in codes.iter_mut().zip(distances).zip(numbers) {
             // SAFETY: clamping has left no NaN, and all are between 0 and 256.
             let distance: i32 = unsafe { distance.to_int_unchecked() };
             // There is a code for 1 but none for -1.
             let signed = if *number < 0.0 { -distance.min(127) } else { distance };
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 255")]
             {
-                *code = (signed + zero) as u8;
+                *code = (signed + self.zero) as u8;
             }
         }
         scale
     }
+}
+
+#[inline(always)]
+fn largest_magnitude(numbers: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0_f32; LANES];
+    let (whole, rest) = numbers.as_chunks::<LANES>();
+    for numbers in whole {
+        for (lane, number) in lanes.iter_mut().zip(numbers) {
+            *lane = lane.max(number.abs());
+        }
+    }
+    for (lane, number) in lanes.iter_mut().zip(rest) {
+        *lane = lane.max(number.abs());
+    }
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 /// Some blocks of one parameter.
