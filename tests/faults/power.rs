@@ -76,6 +76,7 @@ fn check(fate: Fate) -> usize {
 #[test]
 fn a_process_that_dies_at_any_write_rename_or_sync_loses_no_checkpoint() {
     let n_operations = check(Fate::Dies);
+    println!("{n_operations} operations");
     assert!(n_operations > 40, "{n_operations} operations");
 }
 
