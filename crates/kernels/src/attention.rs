@@ -1,13 +1,17 @@
 //! Scaled dot-product attention over several heads.
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+mod tiled;
+
 use burn::prelude::*;
 use burn::tensor::module;
+use burn::tensor::ops::AttentionModuleOptions;
 
 /// Scaled dot-product attention, `softmax(q k^T / sqrt(d_head)) v`, without mask or dropout.
 ///
-/// On the CPU backend in f32 a kernel of our own runs, which never stores the score matrix, forward or
-/// backward. Elsewhere the backend's own kernel runs without autodiff, and with it Burn composes attention
-/// from primitive operations.
+/// The score matrix is never stored, forward or backward. On the CPU backend in f32 a kernel of our own sees to that; on
+/// other backends and in other precisions attention is composed of the backend's operations, a bounded tile of the
+/// scores at a time, unless the backend has a kernel for it, as for halves without autodiff.
 ///
 /// # Shapes
 /// - query: `[batch, n_heads, n_queries, d_head]`
@@ -21,7 +25,26 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4
     if let Some(attended) = crate::flex::attention::attention(&query, &key, &value) {
         return attended;
     }
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if let Some(attended) = tiled::attention(&query, &key, &value) {
+        return attended;
+    }
     module::attention(query, key, value, None, None, Default::default())
+}
+
+/// [`attention`] where a query sees no key behind its own position. All scores exist at once: it is for short texts.
+///
+/// # Shapes
+/// As [`attention`], with as many keys as queries.
+#[must_use]
+pub fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    let [_, _, _, d_head] = query.dims();
+    // A GPU backend that is told the scale composes attention. Its kernel, which takes no scale, multiplies in halves
+    // whatever it is given.
+    #[expect(clippy::cast_precision_loss, reason = "a head is far smaller than 2^52")]
+    let scale = Some(1.0 / (d_head as f64).sqrt());
+    let causal = AttentionModuleOptions { is_causal: true, scale, ..Default::default() };
+    module::attention(query, key, value, None, None, causal)
 }
 
 /// Splits the model width into heads.

@@ -20,7 +20,7 @@ mod upsample;
 
 pub use adamw::{AdamWState, AdamWStep, adamw, sum_of_squares};
 pub use adamw8bit::{AdamW8bitState, BLOCK, Quantized, adamw8bit};
-pub use attention::{attention, merge_heads, split_heads};
+pub use attention::{attention, causal_attention, merge_heads, split_heads};
 pub use conv::conv2d;
 pub use geglu::geglu;
 pub use layer_norm::layer_norm;

@@ -3,9 +3,7 @@
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation::{gelu, sigmoid};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
-use pyrograph_kernels::{layer_norm, linear, merge_heads, split_heads};
+use pyrograph_kernels::{causal_attention, layer_norm, linear, merge_heads, split_heads};
 
 use crate::{Activation, ClipTextConfig};
 
@@ -65,8 +63,7 @@ impl ClipAttention {
         let query = heads(&self.q_proj, tokens.clone());
         let key = heads(&self.k_proj, tokens.clone());
         let value = heads(&self.v_proj, tokens);
-        let causal = AttentionModuleOptions { is_causal: true, ..Default::default() };
-        linear(&self.out_proj, merge_heads(attention(query, key, value, None, None, causal)))
+        linear(&self.out_proj, merge_heads(causal_attention(query, key, value)))
     }
 }
 
