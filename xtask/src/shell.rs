@@ -11,7 +11,10 @@ use clap::ValueEnum;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
     Cpu,
+    /// Any GPU, and Mesa's software device; nothing is tuned.
     Wgpu,
+    /// A GPU with a Vulkan driver of its own.
+    Vulkan,
     Cuda,
 }
 
@@ -20,6 +23,7 @@ impl Backend {
         match self {
             Self::Cpu => "cpu",
             Self::Wgpu => "wgpu",
+            Self::Vulkan => "vulkan",
             Self::Cuda => "cuda",
         }
     }

@@ -11,6 +11,7 @@ use pyrograph_train::{PlanError, TrainError};
 use pyrograph_weights::WeightsError;
 
 use crate::args::UsageError;
+use crate::backend::DeviceError;
 
 /// What a run came to; documented in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ fn hint(link: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| of(link, DiffusionError::hint))
         .or_else(|| of(link, WeightsError::hint))
         .or_else(|| of(link, DataError::hint))
+        .or_else(|| of(link, DeviceError::hint))
 }
 
 /// Bad input, unless a link of the chain is of a kind that good input can meet too.
@@ -103,6 +105,7 @@ fn outcome(error: &anyhow::Error) -> Outcome {
             || link.is::<DiffusionError>()
             || link.is::<WeightsError>()
             || link.is::<DataError>()
+            || matches!(link.downcast_ref::<DeviceError>(), Some(DeviceError::Format { .. }))
     };
     if error.chain().any(is_failure) || !error.chain().any(is_ours) {
         Outcome::Failed

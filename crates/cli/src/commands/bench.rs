@@ -45,15 +45,18 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
 struct Measured {
     side: Side,
     batch_size: NonZeroUsize,
+    /// What the device calls itself.
+    device: Option<String>,
     measurement: Measurement,
 }
 
 fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measured> {
-    let device = backend::device();
+    let device = backend::open()?;
     let scratch = tempfile::tempdir()?;
     let bundle = base_model(&args.preset, scratch.path(), &device)?;
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
     let plan = plan(args, batch_size, side, scratch.path())?;
+    backend::require(&device, plan.precision.precision())?;
     // An epoch of one step: a shorter one would end the step early.
     let count = batch_size.saturating_mul(plan.optimizer.accumulation_steps);
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
@@ -61,7 +64,7 @@ fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measure
 
     let mut trainer = Trainer::with_bundle(plan, |_, _| Ok(bundle), &device)?;
     let measurement = trainer.bench(args.steps.get())?;
-    Ok(Measured { side, batch_size, measurement })
+    Ok(Measured { side, batch_size, device: backend::device_name(&device), measurement })
 }
 
 fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bundle, PipelineError> {
@@ -142,12 +145,13 @@ impl Rates {
 
 impl Measured {
     fn json(&self, args: &BenchArgs) -> String {
-        let Self { side, batch_size, measurement } = self;
+        let Self { side, batch_size, device, measurement } = self;
         let rates = Rates::new(measurement);
         let TrainConfig { optimizer, precision, memory, .. } = args.config();
         json!({
             "preset": args.preset.to_string(),
             "backend": backend::NAME,
+            "device": device,
             "resolution": side.get(),
             "batch_size": batch_size,
             "mixed_precision": precision.mixed_precision.name(),

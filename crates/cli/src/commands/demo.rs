@@ -59,9 +59,9 @@ fn run(args: &DemoArgs, output: &OutputArgs, stop: &Stop) -> anyhow::Result<()> 
     let start = Instant::now();
     let out = &args.out;
     let plan = plan(out, args.steps)?;
+    let device = backend::open()?;
     begin(args, &plan)?;
     let new_hints = draw_data(args, &plan)?;
-    let device = backend::device();
     init_base(BasePreset::Tiny, &plan.model.base, &device)?;
     tracing::info!("wrote the tiny base model: {}", plan.model.base.display());
 

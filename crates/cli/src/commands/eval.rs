@@ -13,7 +13,7 @@ use crate::args::{EvalArgs, LogFormat, OutputArgs};
 use crate::{backend, progress};
 
 pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let device = backend::device();
+    let device = backend::open()?;
     // The small things first: a mistake in them is found before gigabytes are read.
     if let Some(grid) = &args.grid {
         check_folder(grid)?;

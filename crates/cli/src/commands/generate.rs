@@ -12,7 +12,7 @@ use crate::args::{GenerateArgs, UsageError};
 use crate::backend;
 
 pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
-    let device = backend::device();
+    let device = backend::open()?;
     check_folder(&args.output)?;
     // The small files first: a mistake in them is found before gigabytes are read.
     let HintPixels { hint_unit, width, height } = load_hint_for_inference(&args.control_image, None)?;

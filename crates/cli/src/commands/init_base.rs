@@ -14,7 +14,7 @@ pub(crate) fn init_base(args: &InitBaseArgs) -> anyhow::Result<()> {
         Preset::Tiny => BasePreset::Tiny,
         Preset::TinyRandom => BasePreset::TinyRandom { words: &words, seed: args.seed },
     };
-    write(preset, &args.out, &backend::device())?;
+    write(preset, &args.out, &backend::open()?)?;
     tracing::info!("the base model is in {}", args.out.display());
     Ok(())
 }

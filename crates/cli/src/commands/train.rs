@@ -24,7 +24,8 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Out
     }
     let stop = stop_on_signals()?;
     let (data, base) = (name(&plan.data.dir), name(&plan.model.base));
-    let device = backend::device();
+    let device = backend::open()?;
+    backend::require(&device, plan.precision.precision())?;
     let mut trainer = Trainer::new(plan, &device)?.stopped_by(stop);
     let mut observer = progress::observer(output);
     let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
