@@ -12,6 +12,7 @@ mod docs;
 mod faults;
 mod parity;
 mod report;
+mod tolerance;
 mod train;
 
 use std::path::PathBuf;

@@ -37,8 +37,18 @@ pub(crate) fn program(folder: &Path) -> Command {
     let built = env!("CARGO_BIN_EXE_pyrograph-under-test");
     let mut command =
         Command::new(std::env::var_os("PYROGRAPH_BIN").unwrap_or_else(|| OsString::from(built)));
+    if pyrograph::backend::NAME != "cpu" {
+        keep_kernels(folder);
+    }
     command.current_dir(folder).env("XDG_CACHE_HOME", folder.join("caches")).stdin(Stdio::null());
     command
+}
+
+/// Has programs in this folder keep what they compile and tune for the device in one place, or each would begin anew.
+fn keep_kernels(folder: &Path) {
+    let kept = std::env::temp_dir().join("pyrograph-tests-kernels");
+    fs::write(folder.join("cubecl.toml"), format!("[environment]\npath = {{ directory = {kept:?} }}\n"))
+        .unwrap();
 }
 
 /// A user's folder: a tiny base model in `base`, a ControlNet of it in `controlnet` with its `hint.png` and

@@ -13,6 +13,7 @@ use pyrograph_weights::{LoadOptions, Renames, load};
 use serde::Deserialize;
 
 use super::cases::{Case, Tensors, assert_close, cases};
+use crate::tolerance;
 
 #[derive(Deserialize)]
 struct Settings {
@@ -81,7 +82,7 @@ fn assert_residuals(case: &Case, mode: &str, residuals: &Residuals, expected: &T
             &format!("{} {name}", case.name),
             residual.clone(),
             expected.float(&name, &device),
-            1e-4,
+            tolerance::OUTPUT,
         );
     }
     let name = format!("{mode}.mid");
@@ -89,7 +90,7 @@ fn assert_residuals(case: &Case, mode: &str, residuals: &Residuals, expected: &T
         &format!("{} {name}", case.name),
         residuals.mid.clone(),
         expected.float(&name, &device),
-        1e-4,
+        tolerance::OUTPUT,
     );
 }
 
@@ -104,9 +105,19 @@ fn every_block_of_the_unet_gives_what_diffusers_gives() {
         assert_eq!(encoded.skips.len() + 1, blocks.0.len(), "{}: number of blocks", case.name);
         for (idx, skip) in encoded.skips.into_iter().enumerate() {
             let name = format!("skip.{idx}");
-            assert_close(&format!("{} {name}", case.name), skip, blocks.float(&name, &device), 1e-4);
+            assert_close(
+                &format!("{} {name}", case.name),
+                skip,
+                blocks.float(&name, &device),
+                tolerance::OUTPUT,
+            );
         }
-        assert_close(&format!("{} mid", case.name), encoded.mid, blocks.float("mid", &device), 1e-4);
+        assert_close(
+            &format!("{} mid", case.name),
+            encoded.mid,
+            blocks.float("mid", &device),
+            tolerance::OUTPUT,
+        );
     }
 }
 
@@ -120,14 +131,19 @@ fn controlled_and_uncontrolled_predictions_equal_diffusers() {
         let expected = case.tensors("expected.safetensors");
 
         let plain = inputs.predict(&models.unet, None);
-        assert_close(&format!("{} plain", case.name), plain, expected.float("uncontrolled", &device), 1e-4);
+        assert_close(
+            &format!("{} plain", case.name),
+            plain,
+            expected.float("uncontrolled", &device),
+            tolerance::OUTPUT,
+        );
         for (mode, name) in [(ControlMode::Balanced, "balanced"), (ControlMode::Guess, "guess")] {
             let scales = models.controlnet.residual_scales(mode, scale);
             let residuals = inputs.residuals(&models.controlnet).scaled(&scales);
             assert_residuals(&case, name, &residuals, &expected);
             let controlled = inputs.predict(&models.unet, Some(residuals));
             let expected = expected.float(&format!("{name}.controlled"), &device);
-            assert_close(&format!("{} {name}", case.name), controlled, expected, 1e-4);
+            assert_close(&format!("{} {name}", case.name), controlled, expected, tolerance::OUTPUT);
         }
         let scales = models.pooled.residual_scales(ControlMode::Guess, 1.0);
         assert_residuals(&case, "pooled", &inputs.residuals(&models.pooled).scaled(&scales), &expected);
@@ -199,7 +215,11 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
             let gradients = Gradients::take(&controlnet, loss.backward());
             let close = |what: &str, actual: f32, expected: f32| {
                 let error = f64::from((actual - expected).abs() / expected);
-                assert!(error < 1e-3, "{} step {step}: {what} {actual}, expected {expected}", case.name);
+                assert!(
+                    error < tolerance::TRAINING,
+                    "{} step {step}: {what} {actual}, expected {expected}",
+                    case.name
+                );
             };
             close("loss", loss.into_scalar::<f32>(), losses[step]);
             if step == 0 {
@@ -208,7 +228,11 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
                         gradient.unwrap_or_else(|| panic!("{}: no gradient for {name}", case.name));
                     let expected = flattened(&expected_gradients, name, *rank, &device);
                     let error = relative_error(gradient.clone(), expected);
-                    assert!(error <= 1e-3, "{}: gradient of {name} is off by {error:.2e}", case.name);
+                    assert!(
+                        error <= tolerance::TRAINING,
+                        "{}: gradient of {name} is off by {error:.2e}",
+                        case.name
+                    );
                 }
             }
             let (clipped, norm) = gradients.clipped(0.05);
@@ -227,7 +251,11 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
         controlnet.visit(&mut values);
         for ((name, rank), value) in names.iter().zip(values.0) {
             let error = relative_error(value, flattened(&after, name, *rank, &device));
-            assert!(error <= 1e-3, "{}: {name} after three steps is off by {error:.2e}", case.name);
+            assert!(
+                error <= tolerance::TRAINING,
+                "{}: {name} after three steps is off by {error:.2e}",
+                case.name
+            );
         }
     }
 }

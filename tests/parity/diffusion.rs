@@ -9,6 +9,7 @@ use pyrograph_diffusion::{
 use serde::Deserialize;
 
 use super::cases::{Case, Tensors, assert_close, cases};
+use crate::tolerance;
 
 /// Reads a file that may hold Python's `-Infinity`, which is not JSON.
 fn scheduler_json(case: &Case, file: &str) -> SchedulerJson {
@@ -50,7 +51,7 @@ fn diffusion_tables_noisy_latents_and_velocity_equal_diffusers() {
             let velocity = schedule.velocity(latents, noise, &timesteps);
             for (name, actual) in [("noisy", noisy), ("velocity", velocity)] {
                 let expected = tensors.float(&format!("{pair}.{name}"), &device);
-                assert_close(&format!("{} {pair} {name}", case.name), actual, expected, 1e-6);
+                assert_close(&format!("{} {pair} {name}", case.name), actual, expected, tolerance::NOISING);
             }
         }
     }
@@ -161,7 +162,7 @@ fn check_trajectory(
             kept.push(latents.clone());
         }
     }
-    assert_close(name, Tensor::cat(kept, 0), tensors.float(tensor, &device), 1e-5);
+    assert_close(name, Tensor::cat(kept, 0), tensors.float(tensor, &device), tolerance::SAMPLING);
 }
 
 fn numbers(tensor: Tensor<1>) -> Vec<f64> {

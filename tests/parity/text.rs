@@ -10,6 +10,7 @@ use pyrograph_weights::{LoadOptions, Renames, load};
 use serde::Deserialize;
 
 use super::cases::{assert_close, cases};
+use crate::tolerance;
 
 #[test]
 fn every_layers_hidden_state_equals_that_of_transformers() {
@@ -35,11 +36,11 @@ fn every_layers_hidden_state_equals_that_of_transformers() {
                 &format!("{}: {name}", case.name),
                 actual,
                 expected.float::<3>(&name, &device),
-                1e-4,
+                tolerance::OUTPUT,
             );
         }
         let last = expected.float::<3>("last_hidden_state", &device);
-        assert_close(&format!("{}: last", case.name), output.last_hidden_state, last, 1e-4);
+        assert_close(&format!("{}: last", case.name), output.last_hidden_state, last, tolerance::OUTPUT);
     }
 }
 

@@ -7,6 +7,7 @@ use pyrograph_weights::{LoadOptions, Renames, load};
 use serde_json::Value;
 
 use super::cases::{Case, assert_close, cases};
+use crate::tolerance;
 
 fn load_vae(case: &Case, file: &str, device: &Device) -> AutoencoderKl {
     let config = VaeConfig::try_from(case.json::<VaeJson>("config.json")).expect("an autoencoder's config");
@@ -35,7 +36,12 @@ fn encoder_decoder_and_draws_equal_those_of_diffusers() {
             ("decoder", vae.decoder().forward(expected_sample.clone())),
             ("decoded", vae.decode(expected_sample)),
         ] {
-            assert_close(&format!("{}: {part}", case.name), actual, expected.float::<4>(part, &device), 1e-4);
+            assert_close(
+                &format!("{}: {part}", case.name),
+                actual,
+                expected.float::<4>(part, &device),
+                tolerance::OUTPUT,
+            );
         }
         let again = DiagonalGaussian::from_moments(posterior.moments());
         assert_eq!(again.moments().into_data(), posterior.moments().into_data(), "{}: moments", case.name);

@@ -22,8 +22,8 @@ def parse_args():
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--device", default="cpu", help="auto: cuda where PyTorch finds it")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "auto"], default="no", help="auto: bf16 on cuda")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile of UNet and ControlNet")
     return parser.parse_args()
@@ -71,7 +71,11 @@ class Stopwatch:
 def main():
     args = parse_args()
     torch.manual_seed(0)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(args.device)
+    if args.mixed_precision == "auto":
+        args.mixed_precision = "bf16" if device.type == "cuda" else "no"
     dtype = torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32
     vae, text_encoder, unet, controlnet = random_models()
     for frozen in (vae, text_encoder, unet):
@@ -81,8 +85,8 @@ def main():
         unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
     if device.type == "cuda":
-        unet.to(memory_format=torch.channels_last)
-        controlnet.to(memory_format=torch.channels_last)
+        for model in (vae, unet, controlnet):
+            model.to(memory_format=torch.channels_last)
     if args.compile:
         unet, controlnet = torch.compile(unet), torch.compile(controlnet)
     optimizer = torch.optim.AdamW(controlnet.parameters(), lr=5e-6, weight_decay=1e-2)
@@ -135,6 +139,7 @@ def main():
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
+                "precision": "f32" if dtype == torch.float32 else "bf16 autocast",
                 "step_seconds": step_seconds,
                 "images_per_second": batch_size / step_seconds,
                 "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -1,11 +1,12 @@
 """Times Pyrograph's training step and diffusers' on a random full-size Stable Diffusion 1.5, in turns.
 
-Run by `cargo xtask bench --vs-diffusers`, and by the bundle's script on a machine without Rust. Prints a table in Markdown:
+Run by `cargo xtask bench --vs-diffusers`, and by the bundle's script on a machine without Rust. Prints a report in Markdown:
 for each measure the medians of both, and the median, least and greatest of the ratios of the rounds (ours / theirs: less
-than 1 is better).
+than 1 is better). A size that one side cannot do, for want of memory or of PyTorch, is told and does not end the rest.
 """
 
 import argparse
+import datetime
 import json
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ THEIRS = Path(__file__).with_name("bench_diffusers.py")
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pyrograph", type=Path, required=True, help="the program to measure")
+    parser.add_argument("--preset", default="sd15", help="our base model; diffusers' is always Stable Diffusion 1.5")
     parser.add_argument("--resolution", type=int, nargs="+", default=[256])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=3, help="steps per round, after one to warm up")
@@ -26,15 +28,20 @@ def parse_args():
     parser.add_argument("--ours", type=str.split, default=[], help="more arguments of `pyrograph bench`")
     parser.add_argument("--theirs", type=str.split, default=[], help="more arguments of bench_diffusers.py")
     parser.add_argument("--json", type=Path, help="write every measurement to this file, too")
+    parser.add_argument("--report", type=Path, help="write the report to this file, too")
     return parser.parse_args()
 
 
 def measure(command):
+    """One run's record, or the last line of what it said when it failed."""
     print("$", *command, file=sys.stderr)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{command[0]} failed with exit code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in said if line.lower().startswith("error")] or said
+    return {"failed": errors[-1] if errors else f"exit code {done.returncode}"}
 
 
 def forward_and_backward(run):
@@ -51,33 +58,59 @@ MEASURES = {
 }
 
 
+def rows(size, rounds):
+    """The lines of the table for one size."""
+    sides = [[run for run in side if "failed" not in run] for side in zip(*rounds)]
+    for name, value in MEASURES.items():
+        ours, theirs = ([value(run) for run in side] for side in sides)
+        medians = [f"{statistics.median(side):.3f}" if all(side) and side else "-" for side in (ours, theirs)]
+        if medians == ["-", "-"]:
+            continue
+        ratios = ["-"] * 3
+        if "-" not in medians and len(ours) == len(theirs):
+            pairs = [mine / other for mine, other in zip(ours, theirs)]
+            ratios = [f"**{statistics.median(pairs):.2f}**", f"{min(pairs):.2f}", f"{max(pairs):.2f}"]
+        yield f"| {size} | {name} | {' | '.join(medians + ratios)} |"
+
+
+def machine(records):
+    """What was measured on what, from the first runs that worked."""
+    for side, name, keys in (
+        ("ours", "Pyrograph", ("backend", "device", "precision")),
+        ("theirs", "diffusers", ("torch", "device", "precision", "threads")),
+    ):
+        run = next((record[side] for record in records if "failed" not in record[side]), None)
+        if run is not None:
+            told = [f"{key} {run[key]}" for key in keys if run.get(key) is not None]
+            yield f"- {name}: {', '.join(told)}"
+    for record in records:
+        for side in ("ours", "theirs"):
+            if "failed" in record[side]:
+                yield f"- {record['px']} px, batch {record['batch']}, {side}: {record[side]['failed']}"
+
+
 def main():
     args = parse_args()
-    records = []
-    rows = ["| px | batch | measure | Pyrograph | diffusers | ratio | least | greatest |", "|" + "---|" * 8]
+    records, table = [], []
     for resolution in args.resolution:
         for batch_size in args.batch_size:
             size = ["--resolution", str(resolution), "--batch-size", str(batch_size), "--steps", str(args.steps)]
             size += ["--gradient-checkpointing"] * args.gradient_checkpointing
-            rounds = []
-            for _ in range(args.rounds):
-                ours = [str(args.pyrograph), "bench", "--preset", "sd15", "--json", *size]
-                theirs = [sys.executable, str(THEIRS), *size]
-                rounds.append((measure(ours + args.ours), measure(theirs + args.theirs)))
-            records += [{"ours": ours, "theirs": theirs} for ours, theirs in rounds]
-            for name, value in MEASURES.items():
-                pairs = [(value(ours), value(theirs)) for ours, theirs in rounds]
-                if not all(ours and theirs for ours, theirs in pairs):
-                    continue
-                ratios = [ours / theirs for ours, theirs in pairs]
-                medians = [statistics.median(side) for side in zip(*pairs)]
-                rows.append(
-                    f"| {resolution} | {batch_size} | {name} | {medians[0]:.3f} | {medians[1]:.3f} | "
-                    f"**{statistics.median(ratios):.2f}** | {min(ratios):.2f} | {max(ratios):.2f} |"
-                )
-    print("\n".join(rows))
+            ours = [str(args.pyrograph.resolve()), "bench", "--preset", args.preset, "--json", *size, *args.ours]
+            theirs = [sys.executable, str(THEIRS), *size, *args.theirs]
+            rounds = [(measure(ours), measure(theirs)) for _ in range(args.rounds)]
+            records += [{"px": resolution, "batch": batch_size, "ours": o, "theirs": t} for o, t in rounds]
+            table += rows(f"{resolution} | {batch_size}", rounds)
+    header = ["| px | batch | measure | Pyrograph | diffusers | ratio | least | greatest |", "|" + "---|" * 8]
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    report = "\n".join([f"Measured on {day}.", "", *dict.fromkeys(machine(records)), "", *header, *table])
+    print(report)
+    if args.report:
+        args.report.write_text(report + "\n")
     if args.json:
         args.json.write_text(json.dumps(records, indent=1) + "\n")
+    if not any("failed" not in record["ours"] for record in records):
+        raise SystemExit("Pyrograph failed at every size")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{base, circles, plan};
+use crate::tolerance;
 
 struct Setup {
     bundle: Bundle,
@@ -268,6 +269,6 @@ fn accumulated_gradients_equal_those_of_one_large_batch() {
         let (whole, accumulated) = (whole.expect("a gradient"), accumulated.expect("a gradient"));
         let scale = whole.clone().abs().max().into_scalar::<f32>();
         let worst = (whole - accumulated).abs().max().into_scalar::<f32>();
-        assert!(worst <= 1e-4 * scale.max(1e-6), "{worst} of {scale}");
+        assert!(f64::from(worst) <= tolerance::BATCHING * f64::from(scale.max(1e-6)), "{worst} of {scale}");
     }
 }

@@ -14,19 +14,20 @@ const RUN_SH: &str = r#"#!/usr/bin/env bash
 # Runs the bundled tests on this machine's device; arguments go to the test binary.
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
-export PYROGRAPH_FIXTURES="$here/fixtures"
+export PYROGRAPH_FIXTURES="$here/fixtures" PYROGRAPH_BIN="$here/pyrograph"
 exec "$here/tests" "$@"
 "#;
 
 /// Times training beside diffusers, wherever the bundle was unpacked.
 const BENCH_SH: &str = r#"#!/usr/bin/env bash
-# Times training on this machine's device in turns with diffusers' on the same; prints a table in Markdown.
-# $PYROGRAPH_PYTHON, or python3, needs torch and diffusers. Arguments go to bench_vs_diffusers.py and win over these.
+# Times training on this machine's device in turns with diffusers'; writes bench-report.md and bench-report.json here.
+# $PYROGRAPH_PYTHON, or python3, needs torch and diffusers to time diffusers, too: on CUDA in bf16 where PyTorch finds it.
+# Arguments go to bench_vs_diffusers.py and win over these.
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
-theirs=DEVICE
 exec "${PYROGRAPH_PYTHON:-python3}" "$here/bench/bench_vs_diffusers.py" --pyrograph "$here/pyrograph" \
-  --resolution 512 --batch-size 1 4 8 16 --steps 10 --theirs "$theirs" "$@"
+  --resolution 512 --batch-size 1 4 8 16 --steps 10 --theirs="--device auto --mixed-precision auto" \
+  --report bench-report.md --json bench-report.json "$@"
 "#;
 
 pub(crate) fn dist(backend: Backend) -> Result<()> {
@@ -61,11 +62,7 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
         fs::copy(root().join("tests/reference").join(script), bench.join(script))?;
     }
     write_script(&bundle.join("run.sh"), RUN_SH)?;
-    let device = match backend {
-        Backend::Cpu => "'--device cpu'",
-        Backend::Wgpu | Backend::Cuda => "'--device cuda --mixed-precision bf16'",
-    };
-    write_script(&bundle.join("bench.sh"), &BENCH_SH.replace("DEVICE", device))?;
+    write_script(&bundle.join("bench.sh"), BENCH_SH)?;
 
     let archive = dist.join(format!("{name}.tar"));
     run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&dist).arg(&name))?;
