@@ -11,7 +11,7 @@ use crate::backend;
 pub(crate) fn replay(args: &ReplayArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let step = args.step.get();
     let plan = Replay::plan(&args.dir, step, args.checkpoint.as_deref())?;
-    let replay = Trainer::new(plan, &backend::device())?.replay(step, args.output.as_deref())?;
+    let replay = Trainer::new(plan, &backend::open()?)?.replay(step, args.output.as_deref())?;
     let text = match output.log_format {
         LogFormat::Json => serde_json::to_string(&replay)? + "\n",
         LogFormat::Text => table(&replay),
