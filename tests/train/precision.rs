@@ -6,7 +6,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 use pyrograph::backend;
-use pyrograph_train::{Compute, Event, MixedPrecision, Observer, TrainConfig, TrainError, Trainer};
+use pyrograph_train::{
+    Compute, Event, Gradients, MixedPrecision, Observer, Tap, TrainConfig, TrainError, Trainer,
+};
 
 use super::{circles_of, plan};
 
@@ -16,6 +18,7 @@ const N_STEPS: u64 = 4;
 struct Seen {
     losses: Vec<f64>,
     gaps: Vec<f64>,
+    n_skipped: usize,
 }
 
 impl Observer for Seen {
@@ -23,6 +26,7 @@ impl Observer for Seen {
         match event {
             Event::Progress(progress) => self.losses.push(progress.loss),
             Event::Evaluation(evaluation) => self.gaps.push(evaluation.control_gap),
+            Event::Skipped(_) => self.n_skipped += 1,
             _ => {}
         }
         Ok(())
@@ -99,6 +103,50 @@ fn frozen_weights_in_fp16_train_like_those_in_f32() {
 #[test]
 fn activations_in_bf16_train_like_those_in_f32() {
     check(MixedPrecision::Bf16, Compute::Half, 0.05);
+}
+
+#[test]
+fn activations_in_fp16_train_like_those_in_f32() {
+    check(MixedPrecision::Fp16, Compute::Half, 0.02);
+}
+
+/// Overflows in the first step.
+#[derive(Debug)]
+struct Overflow {
+    n_left: u32,
+}
+
+impl Tap for Overflow {
+    fn gradients(&mut self, step: u64, gradients: Gradients) -> Gradients {
+        if step == 0 && std::mem::take(&mut self.n_left) > 0 {
+            gradients.scaled(f32::INFINITY)
+        } else {
+            gradients
+        }
+    }
+}
+
+#[test]
+fn an_overflow_in_fp16_halves_the_scale_of_the_loss_and_is_no_fault() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles_of(dir.path(), 20);
+    let plan = plan(dir.path(), &dir.path().join("out"), |config| {
+        config.schedule.max_train_steps = N_STEPS.try_into().ok();
+        config.checkpoint.checkpointing_steps = 2.try_into().expect("not zero");
+        config.evaluation.num_eval_samples = 0;
+        config.precision.mixed_precision = MixedPrecision::Fp16;
+    });
+    let overflow = Overflow { n_left: 1 };
+    let mut trainer =
+        Trainer::new(plan, &backend::device()).expect("a trainer").tapped_by(Box::new(overflow));
+    let mut seen = Seen::default();
+    trainer.run(&mut seen).expect("four steps");
+    assert_eq!((seen.losses.len(), seen.n_skipped), (4, 0));
+    let state = std::fs::read(dir.path().join("out/checkpoint-4/state.json")).expect("a checkpoint");
+    let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+    assert_eq!(state["record"]["loss_scale"]["factor"], 32768.0);
+    assert_eq!(state["record"]["loss_scale"]["n_steps"], 4);
+    assert_eq!(state["position"]["micro_step"], 5, "one batch was lost");
 }
 
 #[test]

@@ -31,8 +31,8 @@ pub fn conv2d(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
         if let Some(output) = crate::flex::conv::conv2d(conv, &input) {
             return output;
         }
-        // Burn 0.22's convolution in bf16 on the CPU panics in its own conversion.
-        if crate::flex::is_on_cpu(&input) && input.dtype() == DType::BF16 {
+        // Burn 0.22's convolution in half precision on the CPU panics in its own conversion.
+        if crate::flex::is_on_cpu(&input) && matches!(input.dtype(), DType::BF16 | DType::F16) {
             return in_f32(input, |input| conv2d(conv, input));
         }
     }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::manifest::{MANIFEST, Manifest, Recorder, read_json};
 use crate::best::Best;
 use crate::identity::{Difference, Identity};
+use crate::loss_scale::LossScale;
 use crate::nonfinite::Skips;
 use crate::optim::{Optimizer, OptimizerConfig};
 use crate::took_hold::TookHold;
@@ -60,6 +61,8 @@ pub(crate) struct Record {
     /// What is due at this step and not done yet.
     #[serde(default)]
     pub(crate) due: Due,
+    #[serde(default)]
+    pub(crate) loss_scale: LossScale,
 }
 
 /// What is due between two steps.

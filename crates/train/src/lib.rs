@@ -17,6 +17,7 @@ mod fidelity;
 mod identity;
 mod lock;
 mod loss;
+mod loss_scale;
 mod lr;
 mod memory;
 mod metrics;

@@ -310,6 +310,7 @@ impl Trainer {
                     self.skip(found, samples, observer)?;
                     continue;
                 }
+                Step::Rescaled => continue,
             };
             let step = self.step();
             let is_last = step == total_steps;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use pyrograph_data::{HostBatch, Loader};
 
 use super::Trainer;
@@ -31,6 +32,8 @@ pub(crate) enum Step {
     Made(f64),
     /// They are as before.
     Skipped(NonFinite, Vec<Suspect>),
+    /// They are as before, and the next loss is scaled less: a gradient overflowed in fp16.
+    Rescaled,
 }
 
 /// A micro-batch that is computed.
@@ -76,6 +79,11 @@ impl Trainer {
         let norm = norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
         if !norm.is_finite() {
             let (found, samples) = suspects(micros);
+            let is_overflow = found == NonFinite::Gradient && self.loss_scale().is_some();
+            if is_overflow && self.record.loss_scale.overflowed() {
+                tracing::debug!("a gradient overflowed: the loss is scaled by half as much");
+                return Ok(Step::Rescaled);
+            }
             return Ok(Step::Skipped(found, samples));
         }
         for micro in micros {
@@ -90,6 +98,9 @@ impl Trainer {
         self.position.optimizer_step = self.optimizer.steps();
         self.is_updating = false;
         self.record.skips.n_in_a_row = 0;
+        if self.loss_scale().is_some() {
+            self.record.loss_scale.step_made();
+        }
         self.skipped.clear();
         stopwatch.lap(Phase::Optimizer);
         Ok(Step::Made(norm))
@@ -193,12 +204,24 @@ impl Trainer {
     ) -> (Tensor<1>, Gradients) {
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
         #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
+        let weight = 1.0 / self.plan.optimizer.accumulation_steps.get() as f64;
+        let scale = self.loss_scale();
         let options = LossOptions {
-            weight: 1.0 / self.plan.optimizer.accumulation_steps.get() as f64,
+            weight: scale.map_or(weight, |scale| weight * f64::from(scale)),
             checkpointing: self.plan.memory.gradient_checkpointing,
             loss: self.plan.loss,
         };
-        control_gradients(frozen, &self.controlnet, batch, draw, options, stopwatch)
+        let (loss, gradients) = control_gradients(frozen, &self.controlnet, batch, draw, options, stopwatch);
+        match scale {
+            Some(scale) => (loss, gradients.scaled(scale.recip())),
+            None => (loss, gradients),
+        }
+    }
+
+    /// The factor on the loss, if gradients are computed in fp16, whose smallest number is 6e-8.
+    fn loss_scale(&self) -> Option<f32> {
+        let is_narrow = self.bundle.precision.compute == DType::F16;
+        is_narrow.then(|| self.record.loss_scale.factor())
     }
 
     /// Tells of a step that was not made; after too many in a row takes the run back to where it was well.
