@@ -22,7 +22,9 @@ const USE: (&str, &str) =
 
 const RELIABILITY: (&str, &str) = ("docs/reliability.md", include_str!("../../docs/reliability.md"));
 
-const PAGES: [(&str, &str); 7] = [README, INDEX, OWN_DATASET, SD15, LEARNING, USE, RELIABILITY];
+const GPU: (&str, &str) = ("docs/gpu.md", include_str!("../../docs/gpu.md"));
+
+const PAGES: [(&str, &str); 8] = [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),

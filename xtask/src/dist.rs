@@ -53,8 +53,12 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
     let binary = executable(&output(&mut features("build --release --package pyrograph"))?, "pyrograph")?;
     let tests =
         executable(&output(&mut features("test --release --no-run --package pyrograph-tests"))?, "all")?;
-    fs::copy(binary, bundle.join("pyrograph"))?;
-    fs::copy(tests, bundle.join("tests"))?;
+    for (built, name) in [(binary, "pyrograph"), (tests, "tests")] {
+        let copy = bundle.join(name);
+        fs::copy(built, &copy)?;
+        // Names of functions are a third of a GPU build.
+        run(Command::new("strip").arg(copy))?;
+    }
     copy_folder(&root().join("tests/fixtures"), &bundle.join("fixtures"))?;
     let bench = bundle.join("bench");
     fs::create_dir_all(&bench)?;
@@ -64,8 +68,8 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
     write_script(&bundle.join("run.sh"), RUN_SH)?;
     write_script(&bundle.join("bench.sh"), BENCH_SH)?;
 
-    let archive = dist.join(format!("{name}.tar"));
-    run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&dist).arg(&name))?;
+    let archive = dist.join(format!("{name}.tar.xz"));
+    run(Command::new("tar").arg("-cJf").arg(&archive).arg("-C").arg(&dist).arg(&name))?;
     eprintln!("{}: unpack it and run {name}/run.sh, then {name}/bench.sh", archive.display());
     Ok(())
 }

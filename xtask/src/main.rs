@@ -66,7 +66,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// A bundle for a machine without Rust: binary, tests and fixtures in `target/dist/pyrograph-BACKEND.tar`.
+    /// A bundle for a machine without Rust: binary, tests and fixtures in `target/dist/pyrograph-BACKEND.tar.xz`.
     Dist {
         #[arg(long, value_enum)]
         backend: Backend,
