@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_result_is_refused() {
-        for argv in [&["--use-8bit-adam"][..], &["--push-to-hub"], &["--dataset-config-name", "en"]] {
+        for argv in [&["--push-to-hub"][..], &["--dataset-config-name", "en"]] {
             let error = reference(argv).check().expect_err(argv[0]);
             assert!(error.hint().is_some(), "{error}");
         }
