@@ -53,7 +53,7 @@ pub struct HostBatch {
 ///
 /// Worker `i` of `n` makes the batches `i`, `i + n`, ... and hands them over through a channel of its own, so the
 /// order does not depend on which thread is faster. Dropping the loader stops the threads after the image that
-/// each has in hand; one that hangs in it, on a network drive that is gone, is left behind after [`FAREWELL`].
+/// each has in hand; one that hangs in it, on a network drive that is gone, is left behind after a moment.
 pub struct Loader {
     maker: BatchMaker,
     cursor: Cursor,

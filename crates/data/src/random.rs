@@ -90,13 +90,13 @@ pub fn unit(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A uniform number in `0..bound`, for the same reason as [`unit`]. The bias is below `bound / 2^64`.
+/// A uniform number in `0..bound`, for the same reason as [`unit()`]. The bias is below `bound / 2^64`.
 #[expect(clippy::cast_possible_truncation, reason = "the high half of the product is below `bound`, a usize")]
 pub fn below(rng: &mut impl Rng, bound: usize) -> usize {
     ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
 }
 
-/// Shuffles in place (Fisher and Yates), for the same reason as [`unit`].
+/// Shuffles in place (Fisher and Yates), for the same reason as [`unit()`].
 pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut impl Rng) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(rng, last + 1));
