@@ -153,6 +153,7 @@ fn picture() -> RgbImage {
 #[test]
 #[ignore = "measures, and decides nothing"]
 fn pictures() {
+    pyrograph::allocator::keep_freed_memory();
     // Kept, for PyTorch to read the same files.
     let folder = tempfile::tempdir().unwrap().keep();
     let transform =

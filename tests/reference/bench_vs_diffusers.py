@@ -22,7 +22,7 @@ def parse_args():
     parser.add_argument("--preset", default="sd15", help="our base model; diffusers' is always Stable Diffusion 1.5")
     parser.add_argument("--resolution", type=int, nargs="+", default=[256])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
-    parser.add_argument("--steps", type=int, default=3, help="steps per round, after one to warm up")
+    parser.add_argument("--steps", type=int, default=3, help="steps per round, after two to warm up")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--ours", type=str.split, default=[], help="more arguments of `pyrograph bench`")

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use image::RgbImage;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
@@ -109,76 +109,163 @@ impl FromStr for Interpolation {
 /// Source: Pillow 13.0, `Resample.c`; before that version the width always came first.
 #[must_use]
 pub fn resize(image: &RgbImage, width: u32, height: u32, interpolation: Interpolation) -> RgbImage {
-    let lost_width = i64::from(image.width()) - i64::from(width);
-    let lost_height = i64::from(image.height()) - i64::from(height);
-    if lost_height > 0 && lost_height > 2 * lost_width {
-        resize_width(&resize_height(image, height, interpolation), width, interpolation)
+    resize_and_crop(image, (width, height), Window { left: 0, top: 0, width, height }, interpolation)
+}
+
+/// A part of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) left: u32,
+    pub(crate) top: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+}
+
+/// A window of what [`resize`] makes; nothing else of it is computed.
+pub(crate) fn resize_and_crop(
+    image: &RgbImage,
+    size: (u32, u32),
+    window: Window,
+    interpolation: Interpolation,
+) -> RgbImage {
+    let columns = Axis::new(image.width(), size.0, window.left, window.width, interpolation);
+    let rows = Axis::new(image.height(), size.1, window.top, window.height, interpolation);
+    let image = Area { rows: image.as_raw(), stride: 3 * image.width() as usize };
+    let source = image.from(rows.start, columns.start);
+    let lost_width = i64::from(columns.length) - i64::from(size.0);
+    let lost_height = i64::from(rows.length) - i64::from(size.1);
+    let bytes = if lost_height > 0 && lost_height > 2 * lost_width {
+        let blended = resize_height(source, columns.len, &rows);
+        resize_width(Area { rows: &blended, stride: 3 * columns.len }, rows.taps.len(), &columns)
     } else {
-        resize_height(&resize_width(image, width, interpolation), height, interpolation)
+        let narrowed = resize_width(source, rows.len, &columns);
+        resize_height(Area { rows: &narrowed, stride: 3 * columns.taps.len() }, columns.taps.len(), &rows)
+    };
+    RgbImage::from_raw(window.width, window.height, bytes).expect("three bytes per pixel")
+}
+
+/// Rows of pixels within an image: the bytes from the first pixel on, and from one row to the next.
+#[derive(Clone, Copy)]
+struct Area<'a> {
+    rows: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Area<'a> {
+    fn from(self, row: usize, column: usize) -> Self {
+        Self { rows: &self.rows[row * self.stride + 3 * column..], ..self }
+    }
+
+    fn row(self, index: usize, width: usize) -> &'a [u8] {
+        &self.rows[index * self.stride..][..3 * width]
     }
 }
 
-fn resize_width(image: &RgbImage, width: u32, interpolation: Interpolation) -> RgbImage {
-    if width == image.width() {
-        return image.clone();
+/// The bytes of the first rows with other columns.
+fn resize_width(source: Area<'_>, n_rows: usize, columns: &Axis) -> Vec<u8> {
+    let n_groups = columns.taps.iter().map(|taps| taps.weights.len().div_ceil(GROUP)).max().unwrap_or(0);
+    let firsts: Vec<usize> = columns.taps.iter().map(|taps| taps.first).collect();
+    let mut groups = vec![[0; GROUP]; n_groups * firsts.len()];
+    for (groups, taps) in groups.chunks_exact_mut(n_groups).zip(&columns.taps) {
+        groups.as_flattened_mut()[..taps.weights.len()].copy_from_slice(&taps.weights);
     }
-    let columns = taps(image.width(), width, interpolation);
-    let mut bytes = vec![0; 3 * width as usize * image.height() as usize];
-    let mut pixels = vec![[0; 4]; image.width() as usize];
-    let rows = image.as_raw().chunks_exact(3 * image.width() as usize);
-    for (row, resized) in rows.zip(bytes.chunks_exact_mut(3 * width as usize)) {
-        Arch::new().dispatch(|| resize_row(row, &columns, &mut pixels, resized));
+    // What a weight of zero is given: one group, and the fourth byte of a pixel.
+    let mut row = vec![0; 3 * (columns.len + n_groups * GROUP) + 1];
+    let row_bytes = 3 * firsts.len();
+    let mut bytes = vec![0; row_bytes * n_rows + 1];
+    for index in 0..n_rows {
+        row[..3 * columns.len].copy_from_slice(source.row(index, columns.len));
+        let resized = &mut bytes[row_bytes * index..][..=row_bytes];
+        Arch::new().dispatch(ResizeRow { row: &row, firsts: &firsts, groups: &groups, resized });
     }
-    RgbImage::from_raw(width, image.height(), bytes).expect("three bytes per pixel")
+    bytes.pop();
+    bytes
 }
 
-/// Resizes one row; a pixel is four numbers in `pixels`, so that one instruction multiplies all of it.
-#[inline(always)]
-fn resize_row(row: &[u8], columns: &[Taps], pixels: &mut [[i32; 4]], resized: &mut [u8]) {
-    for (pixel, rgb) in pixels.iter_mut().zip(row.chunks_exact(3)) {
-        *pixel = [rgb[0].into(), rgb[1].into(), rgb[2].into(), 0];
-    }
-    for (Taps { first, weights }, resized) in columns.iter().zip(resized.chunks_exact_mut(3)) {
-        let mut sums = [HALF; 4];
-        for (pixel, weight) in pixels[*first..].iter().zip(weights) {
-            for (sum, value) in sums.iter_mut().zip(pixel) {
-                *sum += value * weight;
+/// A row and what becomes of it, both longer than their pixels. A pixel is read and written as four bytes, of which the last is
+/// its neighbour's.
+struct ResizeRow<'a> {
+    row: &'a [u8],
+    /// For each column, the first pixel that it is made of.
+    firsts: &'a [usize],
+    /// For each column, the same number of groups of weights.
+    groups: &'a [[i32; GROUP]],
+    resized: &'a mut [u8],
+}
+
+impl WithSimd for ResizeRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let n_groups = self.groups.len() / self.firsts.len();
+        for (column, first) in self.firsts.iter().enumerate() {
+            let mut sums = [HALF; 4];
+            for group in 0..n_groups {
+                // Read before the pixels: after them, the compiler makes vectors of groups, and it takes twice as long.
+                let weights = self.groups[column * n_groups + group];
+                let pixels = &self.row[3 * (first + group * GROUP)..][..3 * GROUP + 1];
+                for tap in 0..GROUP {
+                    for channel in 0..4 {
+                        sums[channel] += i32::from(pixels[3 * tap + channel]) * weights[tap];
+                    }
+                }
             }
+            self.resized[3 * column..][..4].copy_from_slice(&sums.map(to_byte));
         }
-        for (byte, sum) in resized.iter_mut().zip(sums) {
+    }
+}
+
+/// The bytes of the first columns with other rows.
+fn resize_height(source: Area<'_>, n_columns: usize, rows: &Axis) -> Vec<u8> {
+    let row_bytes = 3 * n_columns;
+    let mut bytes = vec![0; row_bytes * rows.taps.len()];
+    for (Taps { first, weights }, blended) in rows.taps.iter().zip(bytes.chunks_exact_mut(row_bytes)) {
+        let sources: Vec<&[u8]> = (0..weights.len()).map(|tap| source.row(first + tap, n_columns)).collect();
+        Arch::new().dispatch(BlendRows { sources: &sources, weights, blended });
+    }
+    bytes
+}
+
+/// Rows and their weighted sum.
+struct BlendRows<'a> {
+    sources: &'a [&'a [u8]],
+    weights: &'a [i32],
+    blended: &'a mut [u8],
+}
+
+impl WithSimd for BlendRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let (chunks, rest) = self.blended.as_chunks_mut::<CHUNK>();
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            let mut sums = [HALF; CHUNK];
+            for (source, weight) in self.sources.iter().zip(self.weights) {
+                let values = &source[CHUNK * index..][..CHUNK];
+                for lane in 0..CHUNK {
+                    sums[lane] += i32::from(values[lane]) * weight;
+                }
+            }
+            *chunk = sums.map(to_byte);
+        }
+        let first = chunks.len() * CHUNK;
+        for (offset, byte) in rest.iter_mut().enumerate() {
+            let mut sum = HALF;
+            for (source, weight) in self.sources.iter().zip(self.weights) {
+                sum += i32::from(source[first + offset]) * weight;
+            }
             *byte = to_byte(sum);
         }
     }
 }
 
-fn resize_height(image: &RgbImage, height: u32, interpolation: Interpolation) -> RgbImage {
-    if height == image.height() {
-        return image.clone();
-    }
-    let row_bytes = 3 * image.width() as usize;
-    let mut bytes = vec![0; row_bytes * height as usize];
-    let mut sums = vec![HALF; row_bytes];
-    let rows = taps(image.height(), height, interpolation);
-    for (Taps { first, weights }, resized) in rows.iter().zip(bytes.chunks_exact_mut(row_bytes)) {
-        let source = &image.as_raw()[row_bytes * first..];
-        Arch::new().dispatch(|| blend_rows(source, weights, &mut sums, resized));
-    }
-    RgbImage::from_raw(image.width(), height, bytes).expect("three bytes per pixel")
-}
+/// Weights that are taken at a time: enough for a triangle that shrinks to a half.
+const GROUP: usize = 4;
 
-/// The weighted sum of the first rows of `source`.
-#[inline(always)]
-fn blend_rows(source: &[u8], weights: &[i32], sums: &mut [i32], blended: &mut [u8]) {
-    sums.fill(HALF);
-    for (row, weight) in source.chunks_exact(blended.len()).zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += i32::from(*value) * weight;
-        }
-    }
-    for (byte, sum) in blended.iter_mut().zip(sums) {
-        *byte = to_byte(*sum);
-    }
-}
+/// Sums that are kept in registers.
+const CHUNK: usize = 16;
 
 /// Weights are counted in `2^-22`: 8 bits of the value and 2 for overshooting fill an i32.
 const WEIGHT_BITS: u32 = 22;
@@ -197,6 +284,29 @@ struct Taps {
     weights: Vec<i32>,
 }
 
+/// How a window of an image's rows or columns comes from its source.
+struct Axis {
+    /// Of the whole source, in pixels.
+    length: u32,
+    /// The first of the source's pixels that matter, and their number.
+    start: usize,
+    len: usize,
+    /// Of each pixel, counted from `start`.
+    taps: Vec<Taps>,
+}
+
+impl Axis {
+    /// `n_pixels` from `first` on of a row or column of `length` pixels that becomes one of `resized` pixels.
+    fn new(length: u32, resized: u32, first: u32, n_pixels: u32, interpolation: Interpolation) -> Self {
+        let taps = taps(length, resized, interpolation).into_iter();
+        let mut taps: Vec<Taps> = taps.skip(first as usize).take(n_pixels as usize).collect();
+        let start = taps.iter().map(|taps| taps.first).min().unwrap_or(0);
+        let end = taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
+        taps.iter_mut().for_each(|taps| taps.first -= start);
+        Self { length, start, len: end - start, taps }
+    }
+}
+
 /// The taps of every pixel of a row or column of `length` pixels that becomes one of `resized` pixels.
 #[expect(
     clippy::cast_possible_truncation,
@@ -204,6 +314,10 @@ struct Taps {
     reason = "lengths of an image, clamped to it"
 )]
 fn taps(length: u32, resized: u32, interpolation: Interpolation) -> Vec<Taps> {
+    if length == resized {
+        // Pillow leaves out a pass that changes nothing.
+        return (0..length as usize).map(|first| Taps { first, weights: vec![1 << WEIGHT_BITS] }).collect();
+    }
     let scale = f64::from(length) / f64::from(resized);
     let mut center = 0.5 * scale;
     if interpolation == Interpolation::Nearest {
@@ -233,6 +347,8 @@ fn taps(length: u32, resized: u32, interpolation: Interpolation) -> Vec<Taps> {
 
 #[cfg(test)]
 mod tests {
+    use image::imageops::crop_imm;
+
     use super::*;
 
     #[test]
@@ -249,6 +365,24 @@ mod tests {
         let image = RgbImage::from_fn(5, 4, |x, y| image::Rgb([x, y, x + y].map(|v| v.to_le_bytes()[0])));
         for interpolation in Interpolation::ALL {
             assert_eq!(resize(&image, 5, 4, interpolation), image);
+        }
+    }
+
+    #[test]
+    fn window_is_what_would_be_cut_out_of_the_whole() {
+        let image =
+            RgbImage::from_fn(61, 47, |x, y| image::Rgb([x * 4, y * 5, x * y].map(|v| v.to_le_bytes()[0])));
+        let window = Window { left: 3, top: 5, width: 24, height: 16 };
+        for interpolation in Interpolation::ALL {
+            for size in [(30, 23), (61, 23), (120, 90), (61, 47), (58, 22)] {
+                let whole = resize(&image, size.0, size.1, interpolation);
+                let cut = crop_imm(&whole, window.left, window.top, window.width, window.height).to_image();
+                assert_eq!(
+                    resize_and_crop(&image, size, window, interpolation),
+                    cut,
+                    "{interpolation}, {size:?}"
+                );
+            }
         }
     }
 }

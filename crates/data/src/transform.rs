@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use image::RgbImage;
-use image::imageops::crop_imm;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{MAX_IMAGE_SIDE, decode_rgb8};
 use crate::error::DataError;
 use crate::picture::{rgb_to_signed, rgb_to_unit};
-use crate::resize::{Interpolation, resize};
+use crate::resize::{Interpolation, Window, resize, resize_and_crop};
 use crate::source::Sample;
 
 /// The largest [`Side`].
@@ -95,8 +94,9 @@ impl Geometry {
     /// Resizes and crops; the image may have any size of about the same shape.
     #[must_use]
     pub fn apply(&self, image: &RgbImage, interpolation: Interpolation) -> RgbImage {
-        let resized = resize(image, self.resized.0, self.resized.1, interpolation);
-        crop_imm(&resized, self.offset.0, self.offset.1, self.side.pixels(), self.side.pixels()).to_image()
+        let (left, top) = self.offset;
+        let side = self.side.pixels();
+        resize_and_crop(image, self.resized, Window { left, top, width: side, height: side }, interpolation)
     }
 }
 

@@ -37,7 +37,8 @@ pub struct Measurement {
 const EARLY_STEP: usize = 100;
 
 impl Trainer {
-    /// Makes one training step to warm up and `n_steps` to measure; nothing is written.
+    /// Makes two training steps to warm up and `n_steps` to measure; nothing is written. The second is the first that needs memory beside
+    /// the optimizer's.
     ///
     /// # Errors
     /// [`TrainError`] if data cannot be read.
@@ -51,6 +52,7 @@ impl Trainer {
             Ok(stopwatch.take())
         };
         let first_step = step(self)?;
+        step(self)?;
         // The probe's own memory would count as the step's.
         let before = matmul_flops_per_second(self.device());
         let mut early_bytes = None;
