@@ -145,9 +145,9 @@ fn a_model_of_another_kind_is_no_base() {
         expect![[r#"
             error: cannot use the model
               caused by: cannot load the base model
-              caused by: `controlnet` is a ControlNet (ControlNetModel), not a StableDiffusionPipeline folder
+              caused by: `controlnet` is a ControlNet (ControlNetModel), not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
         "#]],
     );
     check(
@@ -155,9 +155,9 @@ fn a_model_of_another_kind_is_no_base() {
         expect![[r#"
             error: cannot use the model
               caused by: cannot load the base model
-              caused by: `base/unet` is a bare model (UNet2DConditionModel), not a StableDiffusionPipeline folder
+              caused by: `base/unet` is a bare model (UNet2DConditionModel), not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
         "#]],
     );
     check(
@@ -173,9 +173,9 @@ fn a_model_of_another_kind_is_no_base() {
         expect![[r#"
             error: cannot use the model
               caused by: cannot load the base model
-              caused by: `circles` is a folder without model_index.json or config.json, not a StableDiffusionPipeline folder
+              caused by: `circles` is a folder without model_index.json or config.json, not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
         "#]],
     );
 }
@@ -223,7 +223,7 @@ fn a_model_of_another_kind_is_no_controlnet() {
 }
 
 #[test]
-fn sdxl_is_not_trained_yet() {
+fn an_sdxl_base_needs_all_of_its_parts() {
     let is_sdxl = |desk: &Desk| {
         desk.set_json("base/model_index.json", "_class_name", "StableDiffusionXLPipeline");
     };
@@ -231,10 +231,8 @@ fn sdxl_is_not_trained_yet() {
         is_sdxl,
         expect![[r#"
             error: cannot use the model
-              caused by: cannot load the base model
-              caused by: `base` is an SDXL pipeline (StableDiffusionXLPipeline), not a StableDiffusionPipeline folder
-
-            hint: a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+              caused by: cannot load the second text encoder
+              caused by: pipeline folder `base` has no component `text_encoder_2`; it has scheduler, text_encoder, tokenizer, unet, vae
         "#]],
     );
     let has_sizes = |desk: &Desk| desk.set_json("base/unet/config.json", "addition_embed_type", "text_time");
@@ -243,9 +241,9 @@ fn sdxl_is_not_trained_yet() {
         expect![[r#"
             error: cannot use the model
               caused by: cannot build the UNet from its config.json
-              caused by: `addition_embed_type` is "text_time", but only null is supported
+              caused by: `addition_time_embed_dim` is null, but only a number beside `addition_embed_type` is supported
 
-            hint: this version trains and runs Stable Diffusion 1.x models in diffusers' layout
+            hint: this version trains and runs Stable Diffusion 1.x, 2.x and XL in diffusers' layout
         "#]],
     );
 }

@@ -38,20 +38,34 @@ fn contracts(name: &str) -> Vec<Case> {
 }
 
 #[test]
-fn the_full_size_unet_has_the_names_and_shapes_of_diffusers() {
-    for case in contracts("unet-sd15") {
-        let config = UnetConfig::try_from(case.json::<UnetJson>("config.json")).expect("a UNet's config");
-        assert_eq!(config, UnetConfig::sd15());
-        check(&case, &config.init(&backend::device()), pyrograph_unet::RENAMES, 686);
+fn the_full_size_unets_have_the_names_and_shapes_of_diffusers() {
+    for (name, preset, n_tensors) in [
+        ("unet-sd15", UnetConfig::sd15(), 686),
+        ("unet-sd21", UnetConfig::sd21(), 686),
+        ("unet-sdxl", UnetConfig::sdxl(), 1680),
+    ] {
+        for case in contracts(name) {
+            let config = UnetConfig::try_from(case.json::<UnetJson>("config.json")).expect("a UNet's config");
+            assert_eq!(config, preset, "{name}");
+            check(&case, &config.init(&backend::device()), pyrograph_unet::RENAMES, n_tensors);
+        }
     }
 }
 
 #[test]
-fn the_full_size_controlnet_has_the_names_and_shapes_of_diffusers() {
-    for case in contracts("controlnet-sd15") {
-        let json = case.json::<ControlNetJson>("config.json");
-        let config = ControlNetConfig::try_from(json).expect("a ControlNet's config");
-        check(&case, &config.init(&backend::device()), pyrograph_unet::RENAMES, 340);
+fn the_full_size_controlnets_have_the_names_and_shapes_of_diffusers() {
+    for (name, n_tensors) in [
+        ("controlnet-sd15", 340),
+        ("controlnet-sd21", 340),
+        ("controlnet-sdxl", 844),
+        ("controlnet-sdxl-mid", 224),
+        ("controlnet-sdxl-small", 124),
+    ] {
+        for case in contracts(name) {
+            let json = case.json::<ControlNetJson>("config.json");
+            let config = ControlNetConfig::try_from(json).expect("a ControlNet's config");
+            check(&case, &config.init(&backend::device()), pyrograph_unet::RENAMES, n_tensors);
+        }
     }
 }
 
@@ -66,11 +80,17 @@ fn the_full_size_autoencoder_has_the_names_and_shapes_of_diffusers() {
 }
 
 #[test]
-fn the_full_size_text_encoder_has_the_names_and_shapes_of_transformers() {
-    for case in contracts("clip-l") {
-        let config = ClipTextConfig::try_from(case.json::<ClipTextJson>("config.json"))
-            .expect("a text encoder's config");
-        assert_eq!(config, ClipTextConfig::clip_l());
-        check(&case, &config.init(&backend::device()), pyrograph_text::RENAMES, 196);
+fn the_full_size_text_encoders_have_the_names_and_shapes_of_transformers() {
+    for (name, preset, n_tensors) in [
+        ("clip-l", ClipTextConfig::clip_l(), 196),
+        ("open-clip-h", ClipTextConfig::open_clip_h(), 372),
+        ("open-clip-big-g", ClipTextConfig::open_clip_big_g(), 517),
+    ] {
+        for case in contracts(name) {
+            let config = ClipTextConfig::try_from(case.json::<ClipTextJson>("config.json"))
+                .expect("a text encoder's config");
+            assert_eq!(config, preset, "{name}");
+            check(&case, &config.init(&backend::device()), pyrograph_text::RENAMES, n_tensors);
+        }
     }
 }

@@ -7,7 +7,8 @@ use pyrograph::backend;
 use pyrograph_diffusion::mse;
 use pyrograph_train::{AdamWConfig, Gradients, Optimizer};
 use pyrograph_unet::{
-    ControlMode, ControlNet, ControlNetConfig, ControlNetJson, RENAMES, Residuals, Unet, UnetConfig, UnetJson,
+    AddedConditioning, Conditioning, ControlMode, ControlNet, ControlNetConfig, ControlNetJson,
+    MicroConditioning, RENAMES, Residuals, Unet, UnetConfig, UnetJson,
 };
 use pyrograph_weights::{LoadOptions, Renames, load};
 use serde::Deserialize;
@@ -47,10 +48,23 @@ impl Models {
     }
 }
 
+/// Diffusers' `time_ids`, whole numbers of pixels.
+fn sizes(time_ids: &Tensor<2>) -> Vec<MicroConditioning> {
+    let numbers = time_ids.clone().try_into_vec_as::<i64>().expect("numbers");
+    let numbers: Vec<usize> = numbers.into_iter().map(|number| number.try_into().expect("pixels")).collect();
+    let (rows, []) = numbers.as_chunks::<6>() else { panic!("six numbers for each sample") };
+    let size = |&[a, b, c, d, e, f]: &[usize; 6]| MicroConditioning {
+        original: [a, b],
+        crop: [c, d],
+        target: [e, f],
+    };
+    rows.iter().map(size).collect()
+}
+
 struct Inputs {
     noisy_latents: Tensor<4>,
     timesteps: Vec<f32>,
-    context: Tensor<3>,
+    conditioning: Conditioning,
     hint: Tensor<4>,
 }
 
@@ -60,17 +74,23 @@ impl Inputs {
         Self {
             noisy_latents: tensors.float("noisy_latents", device),
             timesteps: tensors.float::<1>("timesteps", device).try_into_vec_as::<f32>().expect("f32"),
-            context: tensors.float("context", device),
+            conditioning: Conditioning {
+                context: tensors.float("context", device),
+                added: tensors.0.contains_key("text_embeds").then(|| AddedConditioning {
+                    text_embeds: tensors.float("text_embeds", device),
+                    sizes: sizes(&tensors.float("time_ids", device)),
+                }),
+            },
             hint: tensors.float("hint", device),
         }
     }
 
     fn residuals(&self, controlnet: &ControlNet) -> Residuals {
-        controlnet.forward(self.noisy_latents.clone(), &self.timesteps, &self.context, self.hint.clone())
+        controlnet.forward(self.noisy_latents.clone(), &self.timesteps, &self.conditioning, self.hint.clone())
     }
 
     fn predict(&self, unet: &Unet, residuals: Option<Residuals>) -> Tensor<4> {
-        unet.forward(self.noisy_latents.clone(), &self.timesteps, &self.context, residuals)
+        unet.forward(self.noisy_latents.clone(), &self.timesteps, &self.conditioning, residuals)
     }
 }
 
@@ -101,7 +121,7 @@ fn every_block_of_the_unet_gives_what_diffusers_gives() {
         let inputs = Inputs::of(&case, &device);
         let blocks = case.tensors("blocks.safetensors");
         let unet = Models::load(&case, &device).unet;
-        let encoded = unet.encode(inputs.noisy_latents, &inputs.timesteps, &inputs.context);
+        let encoded = unet.encode(inputs.noisy_latents, &inputs.timesteps, &inputs.conditioning);
         assert_eq!(encoded.skips.len() + 1, blocks.0.len(), "{}: number of blocks", case.name);
         for (idx, skip) in encoded.skips.into_iter().enumerate() {
             let name = format!("skip.{idx}");
@@ -209,8 +229,9 @@ fn gradients_and_three_optimizer_steps_equal_pytorch() {
 
         for step in 0..losses.len() {
             let target = training.float::<5>("targets", &device).narrow(0, step, 1).squeeze_dim::<4>(0);
-            let encoded = unet.encode(inputs.noisy_latents.clone(), &inputs.timesteps, &inputs.context);
-            let prediction = unet.decode(encoded, &inputs.context, Some(inputs.residuals(&controlnet)));
+            let encoded = unet.encode(inputs.noisy_latents.clone(), &inputs.timesteps, &inputs.conditioning);
+            let prediction =
+                unet.decode(encoded, &inputs.conditioning.context, Some(inputs.residuals(&controlnet)));
             let loss = mse(prediction, target);
             let gradients = Gradients::take(&controlnet, loss.backward());
             let close = |what: &str, actual: f32, expected: f32| {

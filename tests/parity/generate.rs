@@ -1,4 +1,4 @@
-//! Whole pictures against `StableDiffusionControlNetPipeline`.
+//! Whole pictures against `StableDiffusionControlNetPipeline` and `StableDiffusionXLControlNetPipeline`.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -9,7 +9,7 @@ use pyrograph_pipeline::{
 };
 use serde::Deserialize;
 
-use super::cases::cases;
+use super::cases::{Case, cases};
 use crate::tolerance;
 
 #[derive(Deserialize)]
@@ -26,6 +26,7 @@ struct Run {
     guidance_scale: f64,
     conditioning_scale: f64,
     guess: bool,
+    negative_prompt: Option<String>,
 }
 
 #[test]
@@ -44,7 +45,7 @@ fn generate_draws_the_picture_that_diffusers_draws() {
         for run in settings.runs {
             let request = Request {
                 prompts: vec![settings.prompt.clone()],
-                negative_prompt: String::new(),
+                negative_prompt: run.negative_prompt,
                 hints: Tensor::from_data(TensorData::new(hint.hint_unit.clone(), size), &device),
                 n_steps: settings.steps,
                 guidance_scale: run.guidance_scale,
@@ -69,8 +70,13 @@ fn generate_draws_the_picture_that_diffusers_draws() {
 
 #[test]
 fn pictures_of_a_batch_are_those_drawn_alone() {
+    for case in cases("generate") {
+        check_batch(&case);
+    }
+}
+
+fn check_batch(case: &Case) {
     let device = backend::device();
-    let case = &cases("generate")[0];
     let bundle =
         Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
     let (controlnet, _) =
@@ -82,7 +88,7 @@ fn pictures_of_a_batch_are_those_drawn_alone() {
     let draw = |prompts: &[&str], hints: Vec<Tensor<4>>, latents: Vec<Tensor<4>>, mode| {
         let request = Request {
             prompts: prompts.iter().map(|prompt| (*prompt).to_owned()).collect(),
-            negative_prompt: "blue".to_owned(),
+            negative_prompt: Some("blue".to_owned()),
             hints: Tensor::cat(hints, 0),
             n_steps: 3,
             guidance_scale: 4.0,

@@ -13,7 +13,7 @@ use super::cases::{assert_close, cases};
 use crate::tolerance;
 
 #[test]
-fn every_layers_hidden_state_equals_that_of_transformers() {
+fn every_layers_hidden_state_and_the_pooled_one_equal_those_of_transformers() {
     let device = backend::device();
     for case in cases("text") {
         let json = case.json::<ClipTextJson>("config.json");
@@ -41,6 +41,8 @@ fn every_layers_hidden_state_equals_that_of_transformers() {
         }
         let last = expected.float::<3>("last_hidden_state", &device);
         assert_close(&format!("{}: last", case.name), output.last_hidden_state, last, tolerance::OUTPUT);
+        let pooled = expected.float::<2>("pooled", &device);
+        assert_close(&format!("{}: pooled", case.name), output.pooled, pooled, tolerance::OUTPUT);
     }
 }
 

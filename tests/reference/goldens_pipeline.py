@@ -1,4 +1,5 @@
-"""Pictures of StableDiffusionControlNetPipeline: a whole base folder, a ControlNet folder, latents, hint and result."""
+"""Pictures of StableDiffusionControlNetPipeline and StableDiffusionXLControlNetPipeline: a whole base folder, a ControlNet
+folder, latents, hint and result."""
 
 import json
 import tempfile
@@ -10,17 +11,20 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
 )
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import case
-from goldens_unet import LINEAR_ODD, SD1_LIKE, randomise
+from goldens_unet import LINEAR_ODD, SD1_LIKE, SD2_LIKE, SDXL_LIKE, randomise
 
 WIDTH, HEIGHT, STEPS = 40, 32, 5
 
@@ -44,7 +48,28 @@ ZERO_SNR_SCHEDULER = dict(
 )
 
 
-def tokenizer(folder: Path) -> CLIPTokenizer:
+SD21_SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="v_prediction",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
+SDXL_SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="epsilon",
+    interpolation_type="linear",
+    timestep_spacing="leading",
+    steps_offset=1,
+    use_karras_sigmas=False,
+)
+
+
+def tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """Bytes, bytes at the end of a word, and a few merges."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     alphabet = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
@@ -53,7 +78,24 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     words += ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: idx for idx, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=16)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=16, pad_token=pad_token)
+
+
+def text_encoder(model_class, clip_tokenizer: CLIPTokenizer, width: int, **settings):
+    special = dict(
+        bos_token_id=clip_tokenizer.bos_token_id,
+        eos_token_id=clip_tokenizer.eos_token_id,
+        pad_token_id=clip_tokenizer.pad_token_id,
+    )
+    config = dict(
+        vocab_size=len(clip_tokenizer),
+        hidden_size=width,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        max_position_embeddings=16,
+        num_attention_heads=2,
+    )
+    return model_class(CLIPTextConfig(**config | special | settings)).eval()
 
 
 def make(out: Path, seed: int) -> None:
@@ -61,28 +103,34 @@ def make(out: Path, seed: int) -> None:
     bases = [
         ("sd1-like", SD1_LIKE, PNDMScheduler, SD15_SCHEDULER),
         ("zero-snr", LINEAR_ODD, DDIMScheduler, ZERO_SNR_SCHEDULER),
+        ("sd2-like", SD2_LIKE, DDIMScheduler, SD21_SCHEDULER),
+        ("sdxl-like", SDXL_LIKE, EulerDiscreteScheduler, SDXL_SCHEDULER),
     ]
     for idx, (name, config, scheduler_class, settings) in enumerate(bases):
         torch.manual_seed(2000 * seed + idx)
         make_case(out, name, config, scheduler_class, settings)
 
 
-def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_settings: dict) -> None:
+def text_parts(name: str, context_dim: int) -> dict:
+    """Tokenizers and text encoders as a family has them."""
     with tempfile.TemporaryDirectory() as folder:
-        clip_tokenizer = tokenizer(Path(folder))
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(clip_tokenizer),
-            hidden_size=config["cross_attention_dim"],
-            intermediate_size=20,
-            num_hidden_layers=2,
-            max_position_embeddings=16,
-            num_attention_heads=2,
-            bos_token_id=clip_tokenizer.bos_token_id,
-            eos_token_id=clip_tokenizer.eos_token_id,
-            pad_token_id=clip_tokenizer.pad_token_id,
-        )
-    ).eval()
+        first = tokenizer(Path(folder), "!" if name == "sd2-like" else "<|endoftext|>")
+        second = tokenizer(Path(folder), "!")
+    if name == "sd2-like":
+        encoder = text_encoder(CLIPTextModel, first, context_dim, hidden_act="gelu")
+    elif name == "sdxl-like":
+        encoder = text_encoder(CLIPTextModel, first, 8, eos_token_id=2)
+        with_projection = dict(hidden_act="gelu", projection_dim=10, eos_token_id=2)
+        encoder_2 = text_encoder(CLIPTextModelWithProjection, second, context_dim - 8, **with_projection)
+        return dict(text_encoder=encoder, tokenizer=first, text_encoder_2=encoder_2, tokenizer_2=second)
+    else:
+        encoder = text_encoder(CLIPTextModel, first, context_dim)
+    return dict(text_encoder=encoder, tokenizer=first)
+
+
+def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_settings: dict) -> None:
+    is_xl = name == "sdxl-like"
+    parts = text_parts(name, config["cross_attention_dim"])
     vae = AutoencoderKL(
         block_out_channels=(4, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -91,18 +139,22 @@ def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_set
         norm_num_groups=2,
         latent_channels=4,
         sample_size=32,
+        scaling_factor=0.13025 if is_xl else 0.18215,
     ).eval()
     unet = UNet2DConditionModel(**config).eval()
-    for model in (text_encoder, vae, unet):
+    for model in (*(part for part in parts.values() if isinstance(part, torch.nn.Module)), vae, unet):
         randomise(model)
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 6, 8, 8)).eval()
     randomise(controlnet)
 
     folder = out / "generate" / name
-    parts = dict(vae=vae, text_encoder=text_encoder, tokenizer=clip_tokenizer, unet=unet)
-    parts["scheduler"] = scheduler_class(**scheduler_settings)
-    parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    StableDiffusionPipeline(**parts).save_pretrained(folder / "base")
+    parts |= dict(vae=vae, unet=unet, scheduler=scheduler_class(**scheduler_settings), feature_extractor=None)
+    if is_xl:
+        base_class, pipeline_class = StableDiffusionXLPipeline, StableDiffusionXLControlNetPipeline
+    else:
+        base_class, pipeline_class = StableDiffusionPipeline, StableDiffusionControlNetPipeline
+        parts |= dict(safety_checker=None, requires_safety_checker=False)
+    base_class(**parts).save_pretrained(folder / "base")
     controlnet.save_pretrained(folder / "controlnet")
     # As on the Hub, the file holds only what was chosen: `from_config` treats a missing key unlike its default.
     chosen = {"_class_name": scheduler_class.__name__, **scheduler_settings}
@@ -115,32 +167,38 @@ def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_set
 
     expected, runs = {}, []
     for sampler, sampler_class in (("unipc", UniPCMultistepScheduler), ("ddim", DDIMScheduler)):
-        pipe = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
+        pipe = pipeline_class(controlnet=controlnet, **parts)
         pipe.scheduler = sampler_class.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
-        for guidance_scale in (1.0, 7.5):
-            for conditioning_scale, guess in ((0.5, False), (1.0, False), (1.0, True)):
-                image = pipe(
-                    prompt,
-                    hint,
-                    num_inference_steps=STEPS,
+        # guidance scale, conditioning scale, guess mode, negative prompt
+        settings = [(guidance, *rest, None) for guidance in (1.0, 7.5) for rest in ((0.5, False), (1.0, False), (1.0, True))]
+        if name not in ("sd1-like", "zero-snr"):
+            settings += [(7.5, 1.0, False, "blue"), (4.0, 1.0, True, "")]
+        for guidance_scale, conditioning_scale, guess, negative_prompt in settings:
+            image = pipe(
+                prompt,
+                image=hint,
+                negative_prompt=negative_prompt,
+                num_inference_steps=STEPS,
+                guidance_scale=guidance_scale,
+                controlnet_conditioning_scale=conditioning_scale,
+                guess_mode=guess,
+                latents=latents.clone(),
+                output_type="np",
+            ).images[0]
+            run = f"{sampler}-{guidance_scale}-{conditioning_scale}{'-guess' if guess else ''}"
+            run += "" if negative_prompt is None else f"-not-{negative_prompt}"
+            expected[run] = torch.from_numpy(image).permute(2, 0, 1)[None]
+            runs.append(
+                dict(
+                    name=run,
+                    sampler=sampler,
                     guidance_scale=guidance_scale,
-                    controlnet_conditioning_scale=conditioning_scale,
-                    guess_mode=guess,
-                    latents=latents.clone(),
-                    output_type="np",
-                ).images[0]
-                run = f"{sampler}-{guidance_scale}-{conditioning_scale}{'-guess' if guess else ''}"
-                expected[run] = torch.from_numpy(image).permute(2, 0, 1)[None]
-                runs.append(
-                    dict(
-                        name=run,
-                        sampler=sampler,
-                        guidance_scale=guidance_scale,
-                        conditioning_scale=conditioning_scale,
-                        guess=guess,
-                    )
+                    conditioning_scale=conditioning_scale,
+                    guess=guess,
+                    negative_prompt=negative_prompt,
                 )
+            )
     case.write(
         out,
         "generate",

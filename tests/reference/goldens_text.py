@@ -1,4 +1,5 @@
-"""CLIPTextModel and CLIPTokenizer: hidden states, and token ids from every kind of tokenizer folder."""
+"""CLIPTextModel (with and without a projection) and CLIPTokenizer: hidden states, pooled states, and token ids from every
+kind of tokenizer folder."""
 
 import json
 import random
@@ -6,17 +7,21 @@ import string
 from pathlib import Path
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import case
 from goldens_unet import randomise
 
 SD1_LIKE = dict(hidden_act="quick_gelu", vocab_size=60, hidden_size=12, intermediate_size=20, num_hidden_layers=3)
 SD2_LIKE = dict(hidden_act="gelu", vocab_size=45, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
+SDXL_2_LIKE = dict(hidden_act="gelu", vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=3)
 # name -> (config, heads, longest sequence, batch, tokens, whether the file has the prefix of transformers before 5.6)
 SHAPES = {
     "sd1-like": (SD1_LIKE, 3, 77, 2, 77, True),
     "sd2-like": (SD2_LIKE, 4, 20, 3, 9, False),
+    "sdxl-2-like": (SDXL_2_LIKE, 2, 12, 4, 12, False),
+    # As the published files have it: a wrong end token, so that the largest id counts.
+    "sdxl-2-old": (SDXL_2_LIKE, 4, 12, 3, 12, False),
 }
 
 WORDS = """red green blue pale golden rod circle with background old lace a an the photo of cat dog fishing rods
@@ -210,21 +215,35 @@ def make_tokenizers(out: Path, seed: int) -> None:
         case.write(out, "tokenizer", name, content, ids=dict(ids=ids))
 
 
+def padded(ids: torch.Tensor, end: int) -> torch.Tensor:
+    """Prompts of all lengths, padded in turn with the end token and with token 0."""
+    ids = ids.clamp(max=end - 1)
+    for row, length in enumerate(torch.linspace(1, ids.shape[1] - 1, ids.shape[0]).int().tolist()):
+        ids[row, length:] = end if row % 2 else 0
+        ids[row, length] = end
+    return ids
+
+
 def make(out: Path, seed: int) -> None:
     torch.set_num_threads(1)
     for idx, (name, (config, n_heads, max_tokens, batch, n_tokens, prefixed)) in enumerate(SHAPES.items()):
         torch.manual_seed(4000 * seed + idx)
-        special = dict(pad_token_id=1, bos_token_id=config["vocab_size"] - 2, eos_token_id=config["vocab_size"] - 1)
+        end = config["vocab_size"] - 1
+        special = dict(pad_token_id=1, bos_token_id=end - 1, eos_token_id=2 if name.endswith("-old") else end)
         config = CLIPTextConfig(
             num_attention_heads=n_heads, max_position_embeddings=max_tokens, projection_dim=8, **config, **special
         )
-        model = CLIPTextModel(config).eval()
+        model = (CLIPTextModelWithProjection if name.startswith("sdxl") else CLIPTextModel)(config).eval()
         randomise(model)
+        config.architectures = [type(model).__name__]
         ids = torch.randint(0, config.vocab_size, (batch, n_tokens))
+        if name.startswith("sdxl"):
+            ids = padded(ids, end)
         with torch.no_grad():
             outputs = model(ids, output_hidden_states=True)
         expected = {f"hidden.{i}": state for i, state in enumerate(outputs.hidden_states)}
         expected["last_hidden_state"] = outputs.last_hidden_state
+        expected["pooled"] = outputs.pooler_output if "pooler_output" in outputs else outputs.text_embeds
         weights = model.state_dict()
         if prefixed:
             weights = {f"text_model.{key}": value for key, value in weights.items()}

@@ -31,10 +31,49 @@ LINEAR_ODD = dict(
     norm_num_groups=2,
     use_linear_projection=True,
 )
+SD2_LIKE = dict(
+    sample_size=8,
+    block_out_channels=(4, 8, 8),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    attention_head_dim=(1, 2, 4),
+    cross_attention_dim=12,
+    norm_num_groups=2,
+    use_linear_projection=True,
+    upcast_attention=True,
+)
+# Pooled prompt embeddings of 10 features, six numbers of 8 features each.
+TEXT_TIME = dict(
+    addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=10 + 6 * 8
+)
+SDXL_LIKE = dict(
+    sample_size=8,
+    block_out_channels=(4, 8, 8),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    attention_head_dim=(1, 2, 4),
+    transformer_layers_per_block=(1, 2, 3),
+    cross_attention_dim=20,
+    norm_num_groups=2,
+    use_linear_projection=True,
+    **TEXT_TIME,
+)
+# A distilled SDXL: each transformer of its own depth, some empty, and a middle block without any.
+SDXL_UNEVEN = SDXL_LIKE | dict(
+    layers_per_block=2,
+    mid_block_type="UNetMidBlock2D",
+    transformer_layers_per_block=[0, [1, 0], [1, 2]],
+    reverse_transformer_layers_per_block=[[2, 1, 0], [0, 1, 1], 1],
+)
 # name -> (UNet config, hint channels, latent height and width, batch, extra ControlNet settings)
 SHAPES = {
     "sd1-like": (SD1_LIKE, (4, 6, 8), (8, 8), 2, {}),
     "linear-odd": (LINEAR_ODD, (4, 8), (7, 5), 3, {"controlnet_conditioning_channel_order": "bgr"}),
+    "sd2-like": (SD2_LIKE, (4, 6, 8), (8, 6), 2, {}),
+    "sdxl-like": (SDXL_LIKE, (4, 6, 8), (6, 8), 2, {}),
+    "sdxl-uneven": (SDXL_UNEVEN, (4, 6), (8, 8), 1, {}),
 }
 
 
@@ -43,6 +82,15 @@ def randomise(model: torch.nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def added_conditioning(config: dict, batch: int) -> dict:
+    """What SDXL is told beside the prompt; nothing for other models."""
+    if "addition_embed_type" not in config:
+        return {}
+    pooled_dim = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    time_ids = torch.randint(0, 1500, (batch, 6)).float()
+    return dict(text_embeds=torch.randn(batch, pooled_dim), time_ids=time_ids)
 
 
 def config_of(model) -> dict:
@@ -68,24 +116,41 @@ def make(out: Path, seed: int) -> None:
         context = torch.randn(batch, 6, config["cross_attention_dim"])
         hint = torch.rand(batch, 3, scale * size[0], scale * size[1])
         inputs = dict(noisy_latents=noisy_latents, timesteps=timesteps.float(), context=context, hint=hint)
+        added = added_conditioning(config, batch)
 
         expected = {}
         with torch.no_grad():
-            expected["uncontrolled"] = unet(noisy_latents, timesteps, context).sample
+            expected["uncontrolled"] = unet(noisy_latents, timesteps, context, added_cond_kwargs=added).sample
             for mode, guess in (("balanced", False), ("guess", True)):
                 down, mid = controlnet(
-                    noisy_latents, timesteps, context, hint, conditioning_scale=0.7, guess_mode=guess, return_dict=False
+                    noisy_latents,
+                    timesteps,
+                    context,
+                    hint,
+                    conditioning_scale=0.7,
+                    guess_mode=guess,
+                    added_cond_kwargs=added,
+                    return_dict=False,
                 )
                 expected |= {f"{mode}.down.{i}": residual for i, residual in enumerate(down)} | {f"{mode}.mid": mid}
                 expected[f"{mode}.controlled"] = unet(
                     noisy_latents,
                     timesteps,
                     context,
+                    added_cond_kwargs=added,
                     down_block_additional_residuals=down,
                     mid_block_additional_residual=mid,
                 ).sample
             controlnet.register_to_config(global_pool_conditions=True)
-            down, mid = controlnet(noisy_latents, timesteps, context, hint, guess_mode=True, return_dict=False)
+            down, mid = controlnet(
+                noisy_latents,
+                timesteps,
+                context,
+                hint,
+                guess_mode=True,
+                added_cond_kwargs=added,
+                return_dict=False,
+            )
             expected |= {f"pooled.down.{i}": residual for i, residual in enumerate(down)} | {"pooled.mid": mid}
             controlnet.register_to_config(global_pool_conditions=False)
 
@@ -98,14 +163,14 @@ def make(out: Path, seed: int) -> None:
             unet=unet.state_dict(),
             controlnet_config=config_of(controlnet),
             controlnet=controlnet_before,
-            inputs=inputs,
+            inputs=inputs | added,
             expected=expected,
-            **blocks(unet, noisy_latents, timesteps, context),
-            **training(unet, controlnet, inputs),
+            **blocks(unet, noisy_latents, timesteps, context, added),
+            **training(unet, controlnet, inputs, added),
         )
 
 
-def blocks(unet, noisy_latents, timesteps, context) -> dict:
+def blocks(unet, noisy_latents, timesteps, context, added) -> dict:
     """What each block of the encoder and the middle returns, so that a difference is found where it begins."""
     found = {}
 
@@ -123,13 +188,13 @@ def blocks(unet, noisy_latents, timesteps, context) -> dict:
             handles.append(module.register_forward_hook(keep(f"skip.{skip}")))
             skip += 1
     with torch.no_grad():
-        unet(noisy_latents, timesteps, context)
+        unet(noisy_latents, timesteps, context, added_cond_kwargs=added)
     for handle in handles:
         handle.remove()
     return {"blocks": found}
 
 
-def training(unet, controlnet, inputs) -> dict:
+def training(unet, controlnet, inputs, added) -> dict:
     """Loss and gradients, then three AdamW steps with clipping, the target drawn anew for each."""
     timesteps = inputs["timesteps"].long()
     targets = [torch.randn_like(inputs["noisy_latents"]) for _ in range(3)]
@@ -137,12 +202,18 @@ def training(unet, controlnet, inputs) -> dict:
     losses, norms, gradients = [], [], {}
     for target in targets:
         down, mid = controlnet(
-            inputs["noisy_latents"], timesteps, inputs["context"], inputs["hint"], return_dict=False
+            inputs["noisy_latents"],
+            timesteps,
+            inputs["context"],
+            inputs["hint"],
+            added_cond_kwargs=added,
+            return_dict=False,
         )
         prediction = unet(
             inputs["noisy_latents"],
             timesteps,
             inputs["context"],
+            added_cond_kwargs=added,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
         ).sample

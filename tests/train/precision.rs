@@ -84,7 +84,7 @@ fn check(mixed_precision: MixedPrecision, compute: Compute, largest_difference: 
             _ => DType::F16,
         };
         assert_eq!(types(&trainer.bundle().unet), [vec![expected], vec![DType::F32]]);
-        assert_eq!(types(&trainer.bundle().text_encoder)[0], [expected]);
+        assert_eq!(types(&trainer.bundle().text.first.model)[0], [expected]);
         assert_eq!(types(&trainer.bundle().vae)[0], [expected]);
         assert_eq!(types(trainer.controlnet()), [vec![DType::F32], vec![DType::F32]]);
     }

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::{Distribution, TensorData};
 use pyrograph::backend;
 use pyrograph_diffusion::mse;
-use pyrograph_pipeline::{Bundle, BundleOptions};
+use pyrograph_pipeline::{Bundle, BundleOptions, Conditioning};
 use pyrograph_train::{AdamWConfig, Event, Gradients, Observer, Optimizer, TrainError, Trainer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +20,7 @@ struct Setup {
     bundle: Bundle,
     controlnet: ControlNet,
     noisy_latents: Tensor<4>,
-    context: Tensor<3>,
+    conditioning: Conditioning,
     hint: Tensor<4>,
 }
 
@@ -37,7 +37,7 @@ impl Setup {
         let normal = Distribution::Normal(0.0, 1.0);
         Self {
             noisy_latents: Tensor::random([2, 4, 5, 4], normal, &device),
-            context: bundle.encode_prompts(&["red circle", ""], &device),
+            conditioning: bundle.text.encode(&["red circle", ""], &device).with_sizes(Vec::new()),
             hint: Tensor::random([2, 3, 40, 32], Distribution::Uniform(0.0, 1.0), &device),
             bundle,
             controlnet,
@@ -45,10 +45,10 @@ impl Setup {
     }
 
     fn loss(&self, controlnet: &ControlNet) -> Tensor<1> {
-        let Self { bundle, noisy_latents, context, hint, .. } = self;
-        let encoded = bundle.unet.encode(noisy_latents.clone(), &TIMESTEPS, context);
-        let residuals = controlnet.forward(noisy_latents.clone(), &TIMESTEPS, context, hint.clone());
-        let prediction = bundle.unet.decode(encoded, context, Some(residuals));
+        let Self { bundle, noisy_latents, conditioning, hint, .. } = self;
+        let encoded = bundle.unet.encode(noisy_latents.clone(), &TIMESTEPS, conditioning);
+        let residuals = controlnet.forward(noisy_latents.clone(), &TIMESTEPS, conditioning, hint.clone());
+        let prediction = bundle.unet.decode(encoded, &conditioning.context, Some(residuals));
         mse(prediction, noisy_latents.ones_like())
     }
 }
@@ -78,14 +78,14 @@ fn values<M: Module>(module: &M) -> BTreeMap<String, TensorData> {
 
 #[test]
 fn a_fresh_controlnet_changes_nothing() {
-    let Setup { bundle, controlnet, noisy_latents, context, hint } = Setup::new();
+    let Setup { bundle, controlnet, noisy_latents, conditioning, hint } = Setup::new();
     // Without autodiff on both sides: attention on an autodiff device sums in another order.
-    let residuals = controlnet.valid().forward(noisy_latents.clone(), &TIMESTEPS, &context, hint);
+    let residuals = controlnet.valid().forward(noisy_latents.clone(), &TIMESTEPS, &conditioning, hint);
     for residual in residuals.down.iter().chain([&residuals.mid]) {
         assert_eq!(residual.clone().abs().max().into_scalar::<f32>(), 0.0, "every residual is exactly zero");
     }
-    let plain = bundle.unet.forward(noisy_latents.clone(), &TIMESTEPS, &context, None);
-    let controlled = bundle.unet.forward(noisy_latents, &TIMESTEPS, &context, Some(residuals));
+    let plain = bundle.unet.forward(noisy_latents.clone(), &TIMESTEPS, &conditioning, None);
+    let controlled = bundle.unet.forward(noisy_latents, &TIMESTEPS, &conditioning, Some(residuals));
     assert_eq!(plain.into_data(), controlled.into_data(), "bit for bit");
 }
 
@@ -169,7 +169,7 @@ fn training_leaves_the_base_model_as_it_was_and_moves_the_controlnet() {
     let mut trainer = Trainer::new(plan, &backend::device()).expect("a trainer");
     let parts = |trainer: &Trainer| {
         let bundle = trainer.bundle();
-        [values(&bundle.unet), values(&bundle.vae), values(&bundle.text_encoder)]
+        [values(&bundle.unet), values(&bundle.vae), values(&bundle.text.first.model)]
     };
     let (frozen, trained) = (parts(&trainer), values(trainer.controlnet()));
     trainer.run(&mut ()).expect("four steps");
@@ -255,12 +255,12 @@ fn accumulated_gradients_equal_those_of_one_large_batch() {
     let whole = Gradients::take(&setup.controlnet, setup.loss(&setup.controlnet).backward());
     let half = |sample: usize| {
         let part = |tensor: &Tensor<4>| tensor.clone().narrow(0, sample, 1);
-        let context = setup.context.clone().narrow(0, sample, 1);
+        let conditioning = setup.conditioning.narrow(sample, 1);
         let times = &TIMESTEPS[sample..=sample];
-        let encoded = setup.bundle.unet.encode(part(&setup.noisy_latents), times, &context);
+        let encoded = setup.bundle.unet.encode(part(&setup.noisy_latents), times, &conditioning);
         let residuals =
-            setup.controlnet.forward(part(&setup.noisy_latents), times, &context, part(&setup.hint));
-        let prediction = setup.bundle.unet.decode(encoded, &context, Some(residuals));
+            setup.controlnet.forward(part(&setup.noisy_latents), times, &conditioning, part(&setup.hint));
+        let prediction = setup.bundle.unet.decode(encoded, &conditioning.context, Some(residuals));
         let loss = mse(prediction, part(&setup.noisy_latents).ones_like()) / 2.0;
         Gradients::take(&setup.controlnet, loss.backward())
     };

@@ -6,15 +6,21 @@ use std::path::Path;
 
 use burn::prelude::*;
 use pyrograph_diffusion::SchedulerJson;
-use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, ClipTokenizer};
+use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
 use pyrograph_weights::{
     ComponentDir, Disk, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
 };
+use serde_json::Value;
 
 use crate::error::PipelineError;
 use crate::precision::Precision;
+use crate::prompts::{TextEncoder, TextEncoders};
+
+/// The classes of pipelines whose parts make a [`Bundle`].
+const SD: &str = "StableDiffusionPipeline";
+const SDXL: &str = "StableDiffusionXLPipeline";
 
 /// A Stable Diffusion model: everything that `generate` and a training run need beside a ControlNet.
 #[derive(Debug)]
@@ -27,12 +33,10 @@ pub struct Bundle {
     pub vae: AutoencoderKl,
     /// What the VAE was made from; it holds the latents' scaling factor.
     pub vae_config: VaeConfig,
-    /// The prompt's encoder.
-    pub text_encoder: ClipTextModel,
-    /// What the text encoder was made from.
-    pub text_config: ClipTextConfig,
-    /// The prompt's tokenizer.
-    pub tokenizer: ClipTokenizer,
+    /// The prompt's encoders.
+    pub text: TextEncoders,
+    /// What stands for a negative prompt that is not given.
+    pub no_negative: NoNegative,
     /// The noise schedule as its file has it; every sampler takes from it what it knows.
     pub scheduler: SchedulerJson,
     /// The networks' element types.
@@ -49,12 +53,21 @@ fn config<E: std::error::Error + Send + Sync + 'static>(
     move |source| PipelineError::Config { component, source: Box::new(source) }
 }
 
+/// What stands for a negative prompt that is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoNegative {
+    /// The empty prompt.
+    EmptyPrompt,
+    /// Zeros, which is not what text encoders make of the empty prompt: SDXL's `force_zeros_for_empty_prompt`.
+    Zeros,
+}
+
 /// What is taken from elsewhere than the base folder's usual places.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BundleOptions<'a> {
     /// The variant of the weight files, as `fp16` in `model.fp16.safetensors`.
     pub variant: Option<&'a str>,
-    /// Another tokenizer's folder.
+    /// Another folder for the tokenizer; of SDXL's two, for the first.
     pub tokenizer: Option<&'a Path>,
 }
 
@@ -65,8 +78,7 @@ impl Bundle {
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
     pub fn open(path: &Path, options: &BundleOptions<'_>, device: &Device) -> Result<Self, PipelineError> {
         let variant = options.variant;
-        let folder =
-            PipelineFolder::open(path, &["StableDiffusionPipeline"]).map_err(weights("base model"))?;
+        let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
 
         let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
         let json: UnetJson = dir.config().map_err(weights("UNet"))?;
@@ -86,57 +98,40 @@ impl Bundle {
         };
         let vae = dir.load(vae_config.init(device), &load).map_err(weights("VAE"))?;
 
-        let dir = folder.component("text_encoder", &["CLIPTextModel"]).map_err(weights("text encoder"))?;
-        let json: ClipTextJson = dir.config().map_err(weights("text encoder"))?;
-        let text_config = ClipTextConfig::try_from(json).map_err(config("text encoder"))?;
-        let load = LoadOptions {
-            renames: Renames::new(pyrograph_text::RENAMES),
-            optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),
-            ignore: pyrograph_text::IGNORED,
-            variant,
-            ..LoadOptions::default()
+        let first = TextPart::FIRST.open(&folder, options, device)?;
+        let second = match folder.class() {
+            SDXL => Some(TextPart::SECOND.open(&folder, options, device)?),
+            _ => None,
         };
-        let text_encoder = dir.load(text_config.init(device), &load).map_err(weights("text encoder"))?;
-
-        let tokenizer = match options.tokenizer {
-            Some(path) => path.to_owned(),
-            None => folder.component_path("tokenizer").map_err(weights("tokenizer"))?,
+        let zeros = folder.settings().get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
+        let no_negative = match second {
+            Some(_) if zeros.unwrap_or(true) => NoNegative::Zeros,
+            _ => NoNegative::EmptyPrompt,
         };
-        let tokenizer = ClipTokenizer::from_dir(&tokenizer).map_err(PipelineError::Tokenizer)?;
-        tokenizer.check_fits(&text_config).map_err(PipelineError::Tokenizer)?;
+        let text = TextEncoders { first, second };
         let scheduler = folder.component_path("scheduler").map_err(weights("scheduler"))?;
         let path = scheduler.join("scheduler_config.json");
         let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
         let scheduler = scheduler.parse().map_err(PipelineError::Scheduler)?;
 
-        let pairs = [
-            ("UNet", "VAE", "latent channels", unet_config.in_channels, vae_config.latent_channels),
-            ("UNet", "text encoder", "prompt width", unet_config.context_dim, text_config.d_model),
-        ];
-        for (left, right, key, left_value, right_value) in pairs {
-            ensure_equal(left, right, key, left_value, right_value)?;
-        }
         let precision = Precision::F32;
-        Ok(Self {
-            unet,
-            unet_config,
-            vae,
-            vae_config,
-            text_encoder,
-            text_config,
-            tokenizer,
-            scheduler,
-            precision,
-        })
+        let bundle = Self { unet, unet_config, vae, vae_config, text, no_negative, scheduler, precision };
+        bundle.check_parts()?;
+        Ok(bundle)
     }
 
-    /// Prompt embeddings, in f32.
-    ///
-    /// # Shapes
-    /// - output: `[prompts, tokens, context_dim]`
-    #[must_use]
-    pub fn encode_prompts(&self, prompts: &[&str], device: &Device) -> Tensor<3> {
-        pyrograph_text::encode_prompts(&self.tokenizer, &self.text_encoder, prompts, device)
+    /// Whether the parts belong together.
+    fn check_parts(&self) -> Result<(), PipelineError> {
+        let Self { unet_config: unet, vae_config: vae, text, .. } = self;
+        ensure_equal("UNet", "VAE", "latent channels", [unet.in_channels, vae.latent_channels])?;
+        ensure_equal("UNet", "text encoder", "prompt width", [unet.context_dim, text.context_dim()])?;
+        for encoder in text.iter() {
+            let n_tokens = [text.n_tokens(), encoder.tokenizer.model_max_length()];
+            ensure_equal("tokenizer", "second tokenizer", "model_max_length", n_tokens)?;
+        }
+        let pooled = |dim: Option<usize>| dim.map_or_else(|| "none".to_owned(), |dim| dim.to_string());
+        let (wanted, given) = (unet.added.map(|added| added.pooled_dim), text.pooled_dim());
+        ensure_equal("UNet", "text encoder", "pooled prompt width", [pooled(wanted), pooled(given)])
     }
 
     /// Whether a ControlNet can steer this model.
@@ -145,39 +140,85 @@ impl Bundle {
     /// [`PipelineError::Mismatch`] names the first thing that differs.
     pub fn check_controlnet(&self, controlnet: &ControlNetConfig) -> Result<(), PipelineError> {
         let scale_factor = controlnet.hint.scale_factor();
-        ensure_equal("VAE", "ControlNet", "scale factor", self.vae_config.pixels_per_latent(), scale_factor)?;
+        ensure_equal(
+            "VAE",
+            "ControlNet",
+            "scale factor",
+            [self.vae_config.pixels_per_latent(), scale_factor],
+        )?;
         let ControlNetConfig { unet, .. } = controlnet;
         let ours = &self.unet_config;
-        ensure_equal("UNet", "ControlNet", "in_channels", ours.in_channels, unet.in_channels)?;
-        ensure_equal("UNet", "ControlNet", "cross_attention_dim", ours.context_dim, unet.context_dim)?;
+        ensure_equal("UNet", "ControlNet", "in_channels", [ours.in_channels, unet.in_channels])?;
+        ensure_equal("UNet", "ControlNet", "cross_attention_dim", [ours.context_dim, unet.context_dim])?;
+        let added = |config: &UnetConfig| match &config.added {
+            Some(added) => format!("text_time of {} features", added.input_dim()),
+            None => "null".to_owned(),
+        };
+        ensure_equal("UNet", "ControlNet", "addition_embed_type", [added(ours), added(unet)])?;
         let widths = |config: &UnetConfig| -> Vec<[usize; 2]> {
             config.stages.iter().map(|stage| [stage.channels, stage.n_resnets]).collect()
         };
-        let (ours, theirs) = (widths(ours), widths(unet));
-        if ours == theirs {
-            return Ok(());
-        }
-        Err(PipelineError::Mismatch {
-            left: "UNet",
-            right: "ControlNet",
-            key: "channels and layers of the blocks",
-            left_value: format!("{ours:?}"),
-            right_value: format!("{theirs:?}"),
-        })
+        let (ours, theirs) = (format!("{:?}", widths(ours)), format!("{:?}", widths(unet)));
+        ensure_equal("UNet", "ControlNet", "channels and layers of the blocks", [ours, theirs])
     }
 }
 
-fn ensure_equal(
+/// Where a text encoder is in the folder, and what it is called in errors.
+#[derive(Clone, Copy)]
+struct TextPart {
+    name: &'static str,
+    folder: &'static str,
+    class: &'static str,
+    tokenizer: &'static str,
+}
+
+impl TextPart {
+    const FIRST: Self =
+        Self { name: "text encoder", folder: "text_encoder", class: "CLIPTextModel", tokenizer: "tokenizer" };
+    const SECOND: Self = Self {
+        name: "second text encoder",
+        folder: "text_encoder_2",
+        class: "CLIPTextModelWithProjection",
+        tokenizer: "tokenizer_2",
+    };
+
+    fn open(
+        self,
+        folder: &PipelineFolder,
+        options: &BundleOptions<'_>,
+        device: &Device,
+    ) -> Result<TextEncoder, PipelineError> {
+        let dir = folder.component(self.folder, &[self.class]).map_err(weights(self.name))?;
+        let json: ClipTextJson = dir.config().map_err(weights(self.name))?;
+        let text_config = ClipTextConfig::try_from(json).map_err(config(self.name))?;
+        let load = LoadOptions {
+            renames: Renames::new(pyrograph_text::RENAMES),
+            optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),
+            ignore: pyrograph_text::IGNORED,
+            variant: options.variant,
+            ..LoadOptions::default()
+        };
+        let model = dir.load(text_config.init(device), &load).map_err(weights(self.name))?;
+        let tokenizer = match options.tokenizer {
+            Some(path) if self.tokenizer == Self::FIRST.tokenizer => path.to_owned(),
+            _ => folder.component_path(self.tokenizer).map_err(weights("tokenizer"))?,
+        };
+        let tokenizer = ClipTokenizer::from_dir(&tokenizer).map_err(PipelineError::Tokenizer)?;
+        tokenizer.check_fits(&text_config).map_err(PipelineError::Tokenizer)?;
+        Ok(TextEncoder { tokenizer, model, config: text_config })
+    }
+}
+
+fn ensure_equal<T: PartialEq + ToString>(
     left: &'static str,
     right: &'static str,
     key: &'static str,
-    left_value: usize,
-    right_value: usize,
+    values: [T; 2],
 ) -> Result<(), PipelineError> {
-    if left_value == right_value {
+    if values[0] == values[1] {
         return Ok(());
     }
-    let (left_value, right_value) = (left_value.to_string(), right_value.to_string());
+    let [left_value, right_value] = values.map(|value| value.to_string());
     Err(PipelineError::Mismatch { left, right, key, left_value, right_value })
 }
 

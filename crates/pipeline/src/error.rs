@@ -88,7 +88,7 @@ impl PipelineError {
         match self {
             Self::Weights { component, source } => source.hint().or_else(|| kind_hint(component, source)),
             Self::Config { .. } => {
-                Some("this version trains and runs Stable Diffusion 1.x models in diffusers' layout".to_owned())
+                Some("this version trains and runs Stable Diffusion 1.x, 2.x and XL in diffusers' layout".to_owned())
             }
             Self::Tokenizer(_) => Some("the tokenizer and the text encoder must come from the same model".to_owned()),
             Self::Scheduler(source) => source.hint(),
@@ -111,7 +111,7 @@ fn kind_hint(component: &str, source: &WeightsError) -> Option<String> {
     let WeightsError::WrongKind { .. } = source else { return None };
     let hint = match component {
         "base model" => {
-            "a base model is a Stable Diffusion 1.x folder with `model_index.json`, as diffusers' `save_pretrained` \
+            "a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` \
              writes it"
         }
         "ControlNet" => {

@@ -3,21 +3,23 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 use pyrograph_diffusion::{Sampler, SamplerKind};
-use pyrograph_unet::{ControlMode, ControlNet, Residuals};
+use pyrograph_unet::{Conditioning, ControlMode, ControlNet, MicroConditioning, Residuals};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, NoNegative};
 use crate::error::PipelineError;
 use crate::noise::standard_normal;
+use crate::prompts::PromptEmbeddings;
 
 /// Pictures to draw together.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What to draw, a prompt for each picture.
     pub prompts: Vec<String>,
-    /// What all of them stay away from; used if `guidance_scale` is above 1.
-    pub negative_prompt: String,
+    /// What all of them stay away from; used if `guidance_scale` is above 1. If there is none, the model has its own
+    /// stand-in, see [`Bundle::no_negative`].
+    pub negative_prompt: Option<String>,
     /// The hints, `[pictures, 3, height, width]` in [0, 1]; a picture gets its hint's size, which divides by the
     /// VAE's factor.
     pub hints: Tensor<4>,
@@ -46,7 +48,7 @@ pub struct Request {
 /// [`PipelineError`] if there is not one prompt for each hint, if latents of a wrong shape are given or if the
 /// scheduler cannot make so many steps.
 ///
-/// Source: diffusers `StableDiffusionControlNetPipeline` (0.42).
+/// Source: diffusers `StableDiffusionControlNetPipeline` and `StableDiffusionXLControlNetPipeline` (0.42).
 pub fn generate(
     bundle: &Bundle,
     controlnet: &ControlNet,
@@ -105,7 +107,7 @@ struct Denoiser<'a> {
     controlnet: &'a ControlNet,
     hint_embedding: Tensor<4>,
     /// That of the prompts, after that of as many negative ones if there is guidance.
-    context: Tensor<3>,
+    conditioning: Conditioning,
     guidance_scale: Option<f64>,
     residual_scales: Vec<f64>,
     mode: ControlMode,
@@ -114,16 +116,19 @@ struct Denoiser<'a> {
 impl<'a> Denoiser<'a> {
     fn new(bundle: &'a Bundle, controlnet: &'a ControlNet, request: &Request, device: &Device) -> Self {
         let guidance_scale = (request.guidance_scale > 1.0).then_some(request.guidance_scale);
-        let n_negative = if guidance_scale.is_some() { request.prompts.len() } else { 0 };
-        let negative = std::iter::repeat_n(request.negative_prompt.as_str(), n_negative);
-        let prompts: Vec<&str> = negative.chain(request.prompts.iter().map(String::as_str)).collect();
+        let mut embeddings = bundle.text.encode(&strs(&request.prompts), device);
+        if guidance_scale.is_some() {
+            embeddings = negative(bundle, request, &embeddings, device).followed_by(embeddings);
+        }
+        let ([n_samples, ..], [.., height, width]) = (embeddings.context.dims(), request.hints.dims());
+        let sizes = vec![MicroConditioning::uncropped(height, width); n_samples];
         let mode = controlnet.effective_mode(request.mode);
         let compute = bundle.precision.compute;
         Self {
             bundle,
             controlnet,
             hint_embedding: controlnet.embed_hint(request.hints.clone().cast(compute)),
-            context: bundle.encode_prompts(&prompts, device).cast(compute),
+            conditioning: embeddings.with_sizes(sizes).cast(compute),
             guidance_scale,
             residual_scales: controlnet.residual_scales(mode, request.conditioning_scale),
             mode,
@@ -135,16 +140,16 @@ impl<'a> Denoiser<'a> {
         let [n_pictures, ..] = latents.dims();
         let latents = latents.cast(self.bundle.precision.compute);
         let Some(guidance_scale) = self.guidance_scale else {
-            let residuals = self.residuals(latents.clone(), timestep, &self.context);
+            let residuals = self.residuals(latents.clone(), timestep, &self.conditioning);
             return self.controlled(latents, timestep, residuals);
         };
         let both = latents.clone().repeat_dim(0, 2);
         let residuals = match self.mode {
-            ControlMode::Balanced => self.residuals(both.clone(), timestep, &self.context),
+            ControlMode::Balanced => self.residuals(both.clone(), timestep, &self.conditioning),
             // The hint alone decides: only the prompt's half is controlled.
             ControlMode::Guess => {
-                let context = self.context.clone().narrow(0, n_pictures, n_pictures);
-                after_zeros(self.residuals(latents, timestep, &context))
+                let prompted = self.conditioning.narrow(n_pictures, n_pictures);
+                after_zeros(self.residuals(latents, timestep, &prompted))
             }
         };
         let prediction = self.controlled(both, timestep, residuals);
@@ -156,16 +161,36 @@ impl<'a> Denoiser<'a> {
     fn controlled(&self, latents: Tensor<4>, timestep: f32, residuals: Residuals) -> Tensor<4> {
         let [n_samples, ..] = latents.dims();
         let unet = &self.bundle.unet;
-        unet.forward(latents, &vec![timestep; n_samples], &self.context, Some(residuals)).cast(DType::F32)
+        unet.forward(latents, &vec![timestep; n_samples], &self.conditioning, Some(residuals))
+            .cast(DType::F32)
     }
 
     /// The residuals of latents that are the pictures' once, or twice in a row.
-    fn residuals(&self, latents: Tensor<4>, timestep: f32, context: &Tensor<3>) -> Residuals {
+    fn residuals(&self, latents: Tensor<4>, timestep: f32, conditioning: &Conditioning) -> Residuals {
         let ([n_samples, ..], [n_pictures, ..]) = (latents.dims(), self.hint_embedding.dims());
         let hint_embedding = self.hint_embedding.clone().repeat_dim(0, n_samples / n_pictures);
         self.controlnet
-            .forward_embedded(latents, &vec![timestep; n_samples], context, hint_embedding)
+            .forward_embedded(latents, &vec![timestep; n_samples], conditioning, hint_embedding)
             .scaled(&self.residual_scales)
+    }
+}
+
+fn strs(prompts: &[String]) -> Vec<&str> {
+    prompts.iter().map(String::as_str).collect()
+}
+
+/// The embeddings of as many negative prompts.
+fn negative(
+    bundle: &Bundle,
+    request: &Request,
+    positive: &PromptEmbeddings,
+    device: &Device,
+) -> PromptEmbeddings {
+    let n_prompts = request.prompts.len();
+    match (&request.negative_prompt, bundle.no_negative) {
+        (Some(prompt), _) => bundle.text.encode(&vec![prompt.as_str(); n_prompts], device),
+        (None, NoNegative::EmptyPrompt) => bundle.text.encode(&vec![""; n_prompts], device),
+        (None, NoNegative::Zeros) => positive.zeros_like(),
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::Bundle;
+use crate::{Bundle, TextEncoder, TextEncoders};
 
 /// In which floating-point formats frozen weights are kept and networks compute.
 ///
@@ -31,7 +31,13 @@ impl Bundle {
         Self {
             unet: self.unet.map(cast),
             vae: self.vae.map(cast),
-            text_encoder: self.text_encoder.map(cast),
+            text: TextEncoders {
+                first: TextEncoder { model: self.text.first.model.map(cast), ..self.text.first },
+                second: self
+                    .text
+                    .second
+                    .map(|second| TextEncoder { model: second.model.map(cast), ..second }),
+            },
             precision,
             ..self
         }

@@ -1,4 +1,4 @@
-//! A full-size model with random weights, to measure with where none can be downloaded.
+//! Full-size models with random weights, to measure with where none can be downloaded.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use pyrograph_unet::UnetConfig;
 use pyrograph_vae::VaeConfig;
 
 use crate::error::PipelineError;
-use crate::{Bundle, Precision, TinyBase};
+use crate::{Bundle, NoNegative, Precision, TextEncoder, TextEncoders, TinyBase};
 
 impl Bundle {
     /// The networks of Stable Diffusion 1.5 with random weights, which are drawn when first used.
@@ -19,30 +19,63 @@ impl Bundle {
     /// # Errors
     /// [`PipelineError::Tokenizer`] if a file cannot be written.
     pub fn random_sd15(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
-        let (unet_config, vae_config) = (UnetConfig::sd15(), VaeConfig::sd15());
-        let vocabulary = build_vocabulary(&[]);
-        let text = ClipTextConfig::clip_l();
-        vocabulary.save(dir, text.max_tokens).map_err(PipelineError::Tokenizer)?;
-        let text = ClipTextConfig {
-            bos_token_id: Some(vocabulary.bos_id),
-            eos_token_id: Some(vocabulary.eos_id),
-            pad_token_id: Some(vocabulary.eos_id),
-            ..text
-        };
-        Ok(Self {
-            unet: unet_config.init(device),
-            vae: vae_config.init(device),
-            text_encoder: text.init(device),
-            tokenizer: ClipTokenizer::from_dir(dir).map_err(PipelineError::Tokenizer)?,
-            scheduler: SchedulerJson {
-                prediction_type: Some("epsilon".to_owned()),
-                rescale_betas_zero_snr: None,
-                ..TinyBase::scheduler()
-            },
-            unet_config,
-            vae_config,
-            text_config: text,
-            precision: Precision::F32,
-        })
+        let first = random_text_encoder(&ClipTextConfig::clip_l(), dir, device)?;
+        let text = TextEncoders { first, second: None };
+        Ok(random(UnetConfig::sd15(), VaeConfig::sd15(), text, NoNegative::EmptyPrompt, device))
     }
+
+    /// The same of Stable Diffusion XL: 3.5 billion parameters.
+    ///
+    /// # Errors
+    /// As [`Bundle::random_sd15`].
+    pub fn random_sdxl(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
+        let first = random_text_encoder(&ClipTextConfig::clip_l(), dir, device)?;
+        let second = random_text_encoder(&ClipTextConfig::open_clip_big_g(), dir, device)?;
+        let text = TextEncoders { first, second: Some(second) };
+        Ok(random(UnetConfig::sdxl(), VaeConfig::sdxl(), text, NoNegative::Zeros, device))
+    }
+}
+
+fn random(
+    unet_config: UnetConfig,
+    vae_config: VaeConfig,
+    text: TextEncoders,
+    no_negative: NoNegative,
+    device: &Device,
+) -> Bundle {
+    Bundle {
+        unet: unet_config.init(device),
+        vae: vae_config.init(device),
+        text,
+        no_negative,
+        scheduler: SchedulerJson {
+            prediction_type: Some("epsilon".to_owned()),
+            rescale_betas_zero_snr: None,
+            ..TinyBase::scheduler()
+        },
+        unet_config,
+        vae_config,
+        precision: Precision::F32,
+    }
+}
+
+/// A text encoder with a tokenizer that knows no word but all characters.
+fn random_text_encoder(
+    config: &ClipTextConfig,
+    dir: &Path,
+    device: &Device,
+) -> Result<TextEncoder, PipelineError> {
+    let vocabulary = build_vocabulary(&[]);
+    vocabulary.save(dir, config.max_tokens).map_err(PipelineError::Tokenizer)?;
+    let config = ClipTextConfig {
+        bos_token_id: Some(vocabulary.bos_id),
+        eos_token_id: Some(vocabulary.eos_id),
+        pad_token_id: Some(vocabulary.eos_id),
+        ..config.clone()
+    };
+    Ok(TextEncoder {
+        tokenizer: ClipTokenizer::from_dir(dir).map_err(PipelineError::Tokenizer)?,
+        model: config.init(device),
+        config,
+    })
 }

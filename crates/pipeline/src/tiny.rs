@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pyrograph_diffusion::SchedulerJson;
-use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTextModel, Vocabulary, build_vocabulary};
-use pyrograph_unet::{Projection, Stage, StageKind, TimeConfig, Unet, UnetConfig, UnetJson};
+use pyrograph_text::{
+    ClipTextConfig, ClipTextJson, ClipTextModel, TextProjection, Vocabulary, build_vocabulary,
+};
+use pyrograph_unet::{Stage, StageKind, TransformerDepth, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
 use pyrograph_weights::{Renames, SaveDtype, SaveOptions, SystemDisk, WeightsError, save, write_config};
 use serde_json::{Value, json};
@@ -106,7 +108,8 @@ impl TinyBase {
 }
 
 fn unet(context_dim: usize) -> UnetConfig {
-    let stage = |kind, channels| Stage { kind, channels, n_resnets: 1, n_transformer_blocks: 1, n_heads: 4 };
+    let depth = TransformerDepth::Same(1);
+    let stage = |kind, channels| Stage { kind, channels, n_resnets: 1, depth: depth.clone(), n_heads: 4 };
     UnetConfig {
         in_channels: 4,
         out_channels: 4,
@@ -119,10 +122,7 @@ fn unet(context_dim: usize) -> UnetConfig {
         ],
         context_dim,
         norm_groups: 8,
-        norm_eps: 1e-5,
-        projection: Projection::Convolution,
-        time: TimeConfig { flip_sin_to_cos: true, freq_shift: 0.0 },
-        upcast_attention: false,
+        ..UnetConfig::sd15()
     }
 }
 
@@ -145,7 +145,7 @@ fn text(vocabulary: &Vocabulary) -> ClipTextConfig {
         n_layers: 2,
         n_heads: 4,
         max_tokens: 32,
-        projection_dim: None,
+        projection: TextProjection::Absent(None),
         bos_token_id: Some(vocabulary.bos_id),
         eos_token_id: Some(vocabulary.eos_id),
         pad_token_id: Some(vocabulary.eos_id),

@@ -13,6 +13,15 @@ pub enum Activation {
     Gelu,
 }
 
+/// The linear layer on top of the model, which maps the pooled state to the space that text and pictures share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextProjection {
+    /// There is none (`CLIPTextModel`). The width that it would have is recorded and written back.
+    Absent(Option<usize>),
+    /// To this width (`CLIPTextModelWithProjection`).
+    To(usize),
+}
+
 /// A CLIP text encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipTextConfig {
@@ -32,8 +41,8 @@ pub struct ClipTextConfig {
     pub activation: Activation,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Width that a projection on top of the model would have; the model itself has none.
-    pub projection_dim: Option<usize>,
+    /// What is on top of the model.
+    pub projection: TextProjection,
     /// The token that begins a prompt.
     pub bos_token_id: Option<u32>,
     /// The token that ends a prompt.
@@ -43,7 +52,7 @@ pub struct ClipTextConfig {
 }
 
 impl ClipTextConfig {
-    /// The text encoder of Stable Diffusion 1.x, CLIP ViT-L/14: 123,060,480 parameters in 196 tensors.
+    /// The text encoder of Stable Diffusion 1.x and the first one of XL, CLIP ViT-L/14: 123,060,480 parameters in 196 tensors.
     #[must_use]
     pub fn clip_l() -> Self {
         Self {
@@ -55,10 +64,48 @@ impl ClipTextConfig {
             n_heads: 12,
             activation: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
-            projection_dim: Some(768),
+            projection: TextProjection::Absent(Some(768)),
             bos_token_id: Some(0),
             eos_token_id: Some(2),
             pad_token_id: Some(1),
+        }
+    }
+
+    /// The text encoder of Stable Diffusion 2.x, OpenCLIP ViT-H/14 without its last layer: 340,387,840 parameters in 372
+    /// tensors.
+    #[must_use]
+    pub fn open_clip_h() -> Self {
+        Self {
+            d_model: 1024,
+            d_ff: 4096,
+            n_layers: 23,
+            n_heads: 16,
+            activation: Activation::Gelu,
+            projection: TextProjection::Absent(Some(512)),
+            ..Self::clip_l()
+        }
+    }
+
+    /// The second text encoder of Stable Diffusion XL, OpenCLIP ViT-bigG/14: 694,659,840 parameters in 517 tensors.
+    #[must_use]
+    pub fn open_clip_big_g() -> Self {
+        Self {
+            d_model: 1280,
+            d_ff: 5120,
+            n_layers: 32,
+            n_heads: 20,
+            activation: Activation::Gelu,
+            projection: TextProjection::To(1280),
+            ..Self::clip_l()
+        }
+    }
+
+    /// Width of [`ClipTextOutput::pooled`](crate::ClipTextOutput::pooled).
+    #[must_use]
+    pub fn pooled_dim(&self) -> usize {
+        match self.projection {
+            TextProjection::Absent(_) => self.d_model,
+            TextProjection::To(dim) => dim,
         }
     }
 

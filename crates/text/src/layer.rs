@@ -29,6 +29,18 @@ fn deep_std(config: &ClipTextConfig) -> f64 {
     (config.d_model as f64 * 2.0 * config.n_layers as f64).powf(-0.5)
 }
 
+/// The projection of the pooled state, without a bias.
+///
+/// Source: transformers `CLIPPreTrainedModel._init_weights` (5.23).
+#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^52")]
+pub(crate) fn new_projection(d_model: usize, width: usize, device: &Device) -> Linear {
+    let std = (d_model as f64).powf(-0.5);
+    LinearConfig::new(d_model, width)
+        .with_bias(false)
+        .with_initializer(Initializer::Normal { mean: 0.0, std })
+        .init(device)
+}
+
 /// Attention of every token to itself and those before it.
 ///
 /// # Shapes

@@ -17,7 +17,7 @@ mod transformers;
 mod vocabulary;
 
 pub use clip::{ClipTextModel, ClipTextOutput};
-pub use config::{Activation, ClipTextConfig};
+pub use config::{Activation, ClipTextConfig, TextProjection};
 pub use error::TextError;
 pub use keys::{IGNORED, OPTIONAL_PREFIX, RENAMES};
 pub use prompt::encode_prompts;

@@ -3,14 +3,11 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use crate::{ClipTextModel, ClipTokenizer};
+use crate::{ClipTextModel, ClipTextOutput, ClipTokenizer};
 
-/// Embeds prompts: the text encoder's last hidden state, after its final layer norm.
+/// Embeds prompts.
 ///
 /// A prompt that is too long is cut, with a warning that tells the text that has no effect.
-///
-/// # Shapes
-/// - output: `[prompts, tokens, d_model]`
 ///
 /// # Panics
 /// If there is no prompt, or if tokenizer and text encoder do not belong together, see
@@ -23,7 +20,7 @@ pub fn encode_prompts(
     model: &ClipTextModel,
     prompts: &[&str],
     device: &Device,
-) -> Tensor<3> {
+) -> ClipTextOutput {
     let n_tokens = tokenizer.model_max_length();
     let mut ids: Vec<i64> = Vec::with_capacity(prompts.len() * n_tokens);
     for &prompt in prompts {
@@ -34,5 +31,5 @@ pub fn encode_prompts(
         ids.extend(encoded.ids.into_iter().map(i64::from));
     }
     let ids = TensorData::new(ids, [prompts.len(), n_tokens]);
-    model.forward(Tensor::from_data(ids, device)).last_hidden_state
+    model.forward(Tensor::from_data(ids, device))
 }

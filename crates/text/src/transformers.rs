@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::TextError;
-use crate::{Activation, ClipTextConfig};
+use crate::{Activation, ClipTextConfig, TextProjection};
 
 const MODEL_TYPE: &str = "clip_text_model";
+const PLAIN: &str = "CLIPTextModel";
+const WITH_PROJECTION: &str = "CLIPTextModelWithProjection";
 
 /// `text_encoder/config.json`, spelt as transformers does.
 ///
@@ -36,7 +38,7 @@ pub struct ClipTextJson {
 impl Default for ClipTextJson {
     fn default() -> Self {
         Self {
-            architectures: Some(vec!["CLIPTextModel".to_owned()]),
+            architectures: Some(vec![PLAIN.to_owned()]),
             model_type: MODEL_TYPE.to_owned(),
             vocab_size: 49408,
             hidden_size: 512,
@@ -90,6 +92,13 @@ impl TryFrom<ClipTextJson> for ClipTextConfig {
         if d_model % n_heads != 0 {
             return Err(TextError::HeadsDoNotDivide { n_heads, d_model });
         }
+        let has_projection = json.architectures.iter().flatten().any(|class| class == WITH_PROJECTION);
+        let projection = match (has_projection, json.projection_dim) {
+            (false, width) => TextProjection::Absent(width),
+            (true, Some(0)) => return Err(TextError::Zero { key: "projection_dim" }),
+            (true, Some(width)) => TextProjection::To(width),
+            (true, None) => return Err(unsupported("projection_dim", "null", "a number")),
+        };
         Ok(Self {
             vocab_size: json.vocab_size,
             max_tokens: json.max_position_embeddings,
@@ -99,7 +108,7 @@ impl TryFrom<ClipTextJson> for ClipTextConfig {
             n_heads,
             activation,
             layer_norm_eps: json.layer_norm_eps,
-            projection_dim: json.projection_dim,
+            projection,
             bos_token_id: json.bos_token_id,
             eos_token_id: json.eos_token_id,
             pad_token_id: json.pad_token_id,
@@ -109,11 +118,16 @@ impl TryFrom<ClipTextJson> for ClipTextConfig {
 
 impl From<&ClipTextConfig> for ClipTextJson {
     fn from(config: &ClipTextConfig) -> Self {
+        let (class, projection_dim) = match config.projection {
+            TextProjection::Absent(width) => (PLAIN, width),
+            TextProjection::To(width) => (WITH_PROJECTION, Some(width)),
+        };
         Self {
+            architectures: Some(vec![class.to_owned()]),
             vocab_size: config.vocab_size,
             hidden_size: config.d_model,
             intermediate_size: config.d_ff,
-            projection_dim: config.projection_dim,
+            projection_dim,
             num_hidden_layers: config.n_layers,
             num_attention_heads: config.n_heads,
             max_position_embeddings: config.max_tokens,
@@ -154,10 +168,38 @@ mod tests {
     }
 
     #[test]
+    fn the_published_sd21_config_is_the_open_clip_h_preset() {
+        let published = json!({
+            "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0,
+            "eos_token_id": 2, "hidden_act": "gelu", "hidden_size": 1024, "initializer_factor": 1.0,
+            "initializer_range": 0.02, "intermediate_size": 4096, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": 16,
+            "num_hidden_layers": 23, "pad_token_id": 1, "projection_dim": 512, "torch_dtype": "float32",
+            "transformers_version": "4.25.0.dev0", "vocab_size": 49408,
+        });
+        assert_eq!(parse(published).unwrap(), ClipTextConfig::open_clip_h());
+    }
+
+    #[test]
+    fn the_published_config_of_sdxls_second_encoder_is_the_open_clip_big_g_preset() {
+        let published = json!({
+            "architectures": ["CLIPTextModelWithProjection"], "attention_dropout": 0.0, "bos_token_id": 0,
+            "dropout": 0.0, "eos_token_id": 2, "hidden_act": "gelu", "hidden_size": 1280, "initializer_factor": 1.0,
+            "initializer_range": 0.02, "intermediate_size": 5120, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": 20,
+            "num_hidden_layers": 32, "pad_token_id": 1, "projection_dim": 1280, "torch_dtype": "float16",
+            "transformers_version": "4.32.0.dev0", "vocab_size": 49408,
+        });
+        assert_eq!(parse(published).unwrap(), ClipTextConfig::open_clip_big_g());
+    }
+
+    #[test]
     fn a_config_survives_the_way_out_and_in() {
         let config =
             ClipTextConfig { activation: Activation::Gelu, pad_token_id: None, ..ClipTextConfig::clip_l() };
-        assert_eq!(ClipTextConfig::try_from(ClipTextJson::from(&config)).unwrap(), config);
+        for config in [config, ClipTextConfig::open_clip_big_g()] {
+            assert_eq!(ClipTextConfig::try_from(ClipTextJson::from(&config)).unwrap(), config);
+        }
     }
 
     #[test]
@@ -166,6 +208,10 @@ mod tests {
             (json!({"model_type": "t5"}), "`model_type` is t5"),
             (json!({"hidden_act": "relu"}), "`hidden_act` is relu"),
             (json!({"use_attention_mask": true}), "`use_attention_mask` is true"),
+            (
+                json!({"architectures": ["CLIPTextModelWithProjection"], "projection_dim": null}),
+                "`projection_dim` is null",
+            ),
             (json!({"num_hidden_layers": 0}), "`num_hidden_layers` must not be zero"),
             (json!({"num_attention_heads": 7}), "`num_attention_heads` is 7, which does not divide"),
         ] {

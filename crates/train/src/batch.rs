@@ -3,9 +3,9 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
-use pyrograph_pipeline::Bundle;
+use pyrograph_pipeline::{Bundle, Conditioning, MicroConditioning};
 
-use crate::encode::{Encoded, Encoder};
+use crate::encode::{Encoded, EncodedPrompt, Encoder};
 use crate::nonfinite::NonFinite;
 
 /// One micro-batch on the device, without autodiff.
@@ -15,8 +15,8 @@ pub(crate) struct Batch {
     pub moments: Tensor<4>,
     /// Hints in [0, 1], `[batch, 3, side, side]`.
     pub hint: Tensor<4>,
-    /// Prompt embeddings, `[batch, tokens, context_dim]`.
-    pub context: Tensor<3>,
+    /// Prompt embeddings, and what SDXL is told beside.
+    pub conditioning: Conditioning,
     /// The samples' ids, which key their random numbers.
     pub ids: Vec<String>,
     /// What of it is not finite, and in which of its samples; looked for on the way, in what is on the host anyway.
@@ -42,12 +42,15 @@ impl Batch {
             let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
             dataset.samples()[sample_idx].caption(&mut rng, dropout.empty_prompts)
         });
-        let prompts: Vec<Encoded<3>> = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let prompts: Vec<EncodedPrompt> = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
         let latents: Vec<Encoded<4>> =
             host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
-        let non_finite = not_finite(&latents)
+        let non_finite = not_finite(latents.iter().map(|latents| latents.is_finite))
             .map(|samples| (NonFinite::Latents, samples))
-            .or_else(|| Some((NonFinite::Prompt, not_finite(&prompts)?)));
+            .or_else(|| {
+                Some((NonFinite::Prompt, not_finite(prompts.iter().map(|prompt| prompt.is_finite))?))
+            });
+        let size = MicroConditioning::uncropped(side, side);
         let mut hint_unit = host.hint_unit;
         for (hint, id) in hint_unit.chunks_exact_mut(3 * side * side).zip(&host.ids) {
             if dropout.drops_hint(id) {
@@ -57,7 +60,9 @@ impl Batch {
         Self {
             moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
             hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
-            context: Tensor::cat(prompts.into_iter().map(|prompt| prompt.tensor).collect(), 0),
+            conditioning: Conditioning::cat(
+                prompts.into_iter().map(|prompt| prompt.embeddings.with_sizes(vec![size])).collect(),
+            ),
             ids: host.ids,
             non_finite,
         }
@@ -70,7 +75,7 @@ impl Batch {
         Self {
             moments: self.moments.clone().narrow(0, place, 1),
             hint: self.hint.clone().narrow(0, place, 1),
-            context: self.context.clone().narrow(0, place, 1),
+            conditioning: self.conditioning.narrow(place, 1),
             ids: vec![self.ids[place].clone()],
             non_finite: None,
         }
@@ -78,8 +83,8 @@ impl Batch {
 }
 
 /// The places of those that are not finite, if there are any.
-fn not_finite<const D: usize>(encoded: &[Encoded<D>]) -> Option<Vec<usize>> {
-    let places = encoded.iter().enumerate().filter(|(_, encoded)| !encoded.is_finite);
+fn not_finite(are_finite: impl Iterator<Item = bool>) -> Option<Vec<usize>> {
+    let places = are_finite.enumerate().filter(|(_, is_finite)| !is_finite);
     let places: Vec<usize> = places.map(|(place, _)| place).collect();
     (!places.is_empty()).then_some(places)
 }

@@ -73,7 +73,7 @@ impl Trainer {
             (self.plan().data.batch_size.get(), self.plan().optimizer.accumulation_steps.get());
         let images_per_step = batch_size * accumulation;
         let latents = self.plan().data.transform.side.get() / self.bundle().vae_config.pixels_per_latent();
-        let size = PassSize { latents: [latents; 2], n_tokens: self.bundle().tokenizer.model_max_length() };
+        let size = PassSize { latents: [latents; 2], n_tokens: self.bundle().text.n_tokens() };
         let flops = self.controlnet_config().training_flops(&self.bundle().unet_config, size);
         Ok(Measurement {
             first_step,

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::{Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Target};
-use pyrograph_pipeline::Bundle;
+use pyrograph_pipeline::{Bundle, PromptEmbeddings, TextEncoders};
 
 use crate::plan::CachePlan;
 
@@ -30,13 +30,21 @@ struct Kept {
     latents: Arc<Cache>,
     images: EncodedImages,
     prompts: Cache,
-    text_encoder: [u8; 32],
+    /// One for each text encoder.
+    text_encoders: Vec<[u8; 32]>,
 }
 
 /// What was encoded, on the device.
 #[derive(Debug)]
 pub(crate) struct Encoded<const D: usize> {
     pub(crate) tensor: Tensor<D>,
+    pub(crate) is_finite: bool,
+}
+
+/// A caption that was encoded, on the device.
+#[derive(Debug)]
+pub(crate) struct EncodedPrompt {
+    pub(crate) embeddings: PromptEmbeddings,
     pub(crate) is_finite: bool,
 }
 
@@ -59,17 +67,17 @@ impl Encoder {
             CachePlan::Disk(dir) => Some(Arc::new(CacheFolder::open(dir))),
         };
         // What lives no longer than the run was made by its own encoders.
-        let [vae, text_encoder] = match folder {
-            None => [[0; 32]; 2],
-            Some(_) => [
+        let (vae, text_encoders) = match folder {
+            None => ([0; 32], Vec::new()),
+            Some(_) => (
                 fingerprint(&bundle.vae, &bundle.vae_config, &device),
-                fingerprint(&bundle.text_encoder, &bundle.text_config, &device),
-            ],
+                bundle.text.iter().map(|text| fingerprint(&text.model, &text.config, &device)).collect(),
+            ),
         };
         let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));
         let images = EncodedImages::new(Arc::clone(&latents), vae);
         let prompts = Cache::new(MEMORY_BYTES, folder);
-        Self { device, kept: Some(Kept { latents, images, prompts, text_encoder }) }
+        Self { device, kept: Some(Kept { latents, images, prompts, text_encoders }) }
     }
 
     /// Where it computes.
@@ -110,19 +118,20 @@ impl Encoder {
         }
     }
 
-    /// A caption's prompt embeddings. Captions of equal tokens have the same.
-    ///
-    /// # Shapes
-    /// - output: `[1, tokens, context_dim]`
-    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> Encoded<3> {
-        let encode = || bundle.encode_prompts(&[caption], &self.device).cast(DType::F32);
+    /// A caption's prompt embeddings, of one prompt. Captions of equal tokens have the same.
+    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> EncodedPrompt {
+        let encode = || flattened(bundle.text.encode(&[caption], &self.device));
         let Some(kept) = &self.kept else {
-            return looked_at(encode());
+            return parted(looked_at(encode()), &bundle.text);
         };
-        let ids: Vec<u8> =
-            bundle.tokenizer.encode(caption).ids.into_iter().flat_map(u32::to_le_bytes).collect();
-        let key = CacheKey::new("prompt", &[&ids, &kept.text_encoder]);
-        self.encoded(&kept.prompts.get_or_compute(key, || blob(encode())))
+        let ids: Vec<u8> = bundle
+            .text
+            .iter()
+            .flat_map(|text| text.tokenizer.encode(caption).ids)
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        let key = CacheKey::new("prompt", &[&ids, kept.text_encoders.as_flattened()]);
+        parted(self.encoded(&kept.prompts.get_or_compute(key, || blob(encode()))), &bundle.text)
     }
 
     fn encoded<const D: usize>(&self, blob: &Blob) -> Encoded<D> {
@@ -136,6 +145,24 @@ impl Encoder {
 fn looked_at<const D: usize>(tensor: Tensor<D>) -> Encoded<D> {
     let is_finite = tensor.clone().is_finite().all().into_scalar::<bool>();
     Encoded { tensor, is_finite }
+}
+
+/// The embeddings of one prompt in a row: what is attended to, then the pooled state.
+fn flattened(PromptEmbeddings { context, pooled }: PromptEmbeddings) -> Tensor<1> {
+    let context = context.flatten(0, 2);
+    match pooled {
+        Some(pooled) => Tensor::cat(vec![context, pooled.flatten(0, 1)], 0),
+        None => context,
+    }
+}
+
+/// The way back.
+fn parted(Encoded { tensor, is_finite }: Encoded<1>, text: &TextEncoders) -> EncodedPrompt {
+    let (n_tokens, context_dim) = (text.n_tokens(), text.context_dim());
+    let n_context = n_tokens * context_dim;
+    let pooled = text.pooled_dim().map(|dim| tensor.clone().narrow(0, n_context, dim).reshape([1, dim]));
+    let context = tensor.narrow(0, 0, n_context).reshape([1, n_tokens, context_dim]);
+    EncodedPrompt { embeddings: PromptEmbeddings { context, pooled }, is_finite }
 }
 
 fn blob<const D: usize>(tensor: Tensor<D>) -> Blob {

@@ -9,7 +9,7 @@ use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{Dataset, LoadedSample, Sample, Transform};
 use pyrograph_diffusion::NoiseSchedule;
-use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
+use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, MicroConditioning, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
 
 use crate::encode::Encoder;
@@ -126,13 +126,15 @@ impl Evaluator {
         let targets = targets.into_iter().take(batch_size);
         let moments = targets.map(|target| encoder.moments(bundle, target, side).tensor).collect();
         let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
-        let context = captions.map(|caption| encoder.prompt(bundle, caption).tensor).collect();
+        let size = MicroConditioning::uncropped(side, side);
+        let prompts =
+            captions.map(|caption| encoder.prompt(bundle, caption).embeddings.with_sizes(vec![size]));
         let hints = TensorData::new(hints.concat(), [batch_size + 1, 3, side, side]);
         let hints = Tensor::from_data(hints, encoder.device());
         Ok(EvalBatch {
             ids: members.iter().map(|sample| sample.id.clone()).collect(),
             latents: bundle.vae.scale(DiagonalGaussian::from_moments(Tensor::cat(moments, 0)).mode()),
-            context: Tensor::cat(context, 0),
+            conditioning: Conditioning::cat(prompts.collect()),
             hint: hints.clone().narrow(0, 0, batch_size),
             shuffled_hint: hints.narrow(0, 1, batch_size),
         })
@@ -205,8 +207,8 @@ struct EvalBatch {
     ids: Vec<String>,
     /// The most likely latents, `[batch, latent_channels, height, width]`.
     latents: Tensor<4>,
-    /// `[batch, tokens, context_dim]`, of each sample's first caption.
-    context: Tensor<3>,
+    /// Of each sample's first caption.
+    conditioning: Conditioning,
     /// `[batch, 3, side, side]` in [0, 1].
     hint: Tensor<4>,
     /// The same of other samples.
@@ -247,12 +249,13 @@ fn paired_losses(
 ) -> (PairedLosses, Residuals) {
     let Noised { latents, target, times } = noised;
     let compute = bundle.precision.compute;
-    let (latents, context) = (latents.cast(compute), &batch.context.clone().cast(compute));
-    let encoded = bundle.unet.encode(latents.clone(), &times, context);
-    let residuals =
-        |hint: &Tensor<4>| controlnet.forward(latents.clone(), &times, context, hint.clone().cast(compute));
+    let (latents, conditioning) = (latents.cast(compute), &batch.conditioning.clone().cast(compute));
+    let encoded = bundle.unet.encode(latents.clone(), &times, conditioning);
+    let residuals = |hint: &Tensor<4>| {
+        controlnet.forward(latents.clone(), &times, conditioning, hint.clone().cast(compute))
+    };
     let losses = |residuals| {
-        let prediction = bundle.unet.decode(encoded.clone(), context, Some(residuals));
+        let prediction = bundle.unet.decode(encoded.clone(), &conditioning.context, Some(residuals));
         sample_losses(prediction, target.clone())
     };
     let own = residuals(&batch.hint);

@@ -152,7 +152,7 @@ fn draw(
     });
     let request = Request {
         prompts: samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect(),
-        negative_prompt: String::new(),
+        negative_prompt: None,
         hints: Tensor::from_data(TensorData::new(hints, [samples.len(), 3, side, side]), device),
         n_steps: options.n_steps.get(),
         guidance_scale: options.guidance_scale,

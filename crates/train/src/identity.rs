@@ -95,11 +95,14 @@ fn base_fingerprint(bundle: &Bundle) -> [u8; 32] {
         }
     }
     let mut weights = FirstWeights(blake3::Hasher::new());
-    let Bundle { unet_config, vae_config, text_config, .. } = bundle;
-    weights.0.update(format!("{unet_config:?} {vae_config:?} {text_config:?}\n").as_bytes());
+    let Bundle { unet_config, vae_config, text, .. } = bundle;
+    weights.0.update(format!("{unet_config:?} {vae_config:?}\n").as_bytes());
     bundle.unet.visit(&mut weights);
     bundle.vae.visit(&mut weights);
-    bundle.text_encoder.visit(&mut weights);
+    for encoder in text.iter() {
+        weights.0.update(format!("{:?}\n", encoder.config).as_bytes());
+        encoder.model.visit(&mut weights);
+    }
     *weights.0.finalize().as_bytes()
 }
 

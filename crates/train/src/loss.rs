@@ -60,17 +60,18 @@ pub(crate) fn control_gradients(
     let timesteps = timesteps(&batch.ids, draw, schedule.n_train_timesteps());
     let compute = bundle.precision.compute;
     let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps).cast(compute);
-    let (context, hint) = (&batch.context.clone().cast(compute), batch.hint.clone().cast(compute));
+    let conditioning = &batch.conditioning.clone().cast(compute);
+    let (context, hint) = (&conditioning.context, batch.hint.clone().cast(compute));
 
     #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
     let times: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
     stopwatch.lap(Phase::Encode);
-    let encoded = bundle.unet.encode(noisy_latents.clone(), &times, context);
+    let encoded = bundle.unet.encode(noisy_latents.clone(), &times, conditioning);
     stopwatch.lap(Phase::Unet);
     let target = schedule.target(latents, noise, &timesteps);
     let (objective, only_mid) = (options.loss.objective(), options.loss.only_mid_control);
     if options.checkpointing {
-        let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, context, hint);
+        let (residuals, tape) = controlnet.forward_checkpointed(noisy_latents, &times, conditioning, hint);
         stopwatch.lap(Phase::ControlNet);
         let residuals = if only_mid { residuals.only_mid() } else { residuals };
         let loss = |prediction| objective.loss(schedule, prediction, target, &timesteps) * options.weight;
@@ -83,7 +84,7 @@ pub(crate) fn control_gradients(
         });
         (loss / options.weight, gradients.expect("a ControlNet has blocks"))
     } else {
-        let residuals = controlnet.forward(noisy_latents, &times, context, hint);
+        let residuals = controlnet.forward(noisy_latents, &times, conditioning, hint);
         let residuals = if only_mid { residuals.only_mid() } else { residuals };
         stopwatch.lap(Phase::ControlNet);
         let prediction = bundle.unet.decode(encoded, context, Some(residuals));
@@ -145,7 +146,7 @@ mod tests {
         let batch = Batch {
             moments: latents.clone(),
             hint: latents.clone(),
-            context: Tensor::zeros([2, 1, 1], &device),
+            conditioning: Tensor::zeros([2, 1, 1], &device).into(),
             ids: vec!["one".to_owned(), "other".to_owned()],
             non_finite: None,
         };

@@ -142,7 +142,7 @@ impl Validator {
         );
         let request = Request {
             prompts: vec![prompt.clone()],
-            negative_prompt: String::new(),
+            negative_prompt: None,
             hints: Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device),
             n_steps: self.validation.inference_steps.get(),
             guidance_scale: self.validation.guidance_scale,

@@ -10,9 +10,9 @@ use burn::prelude::*;
 use burn::tensor::{DType, Gradients};
 use pyrograph_kernels::{conv2d, group_norm_silu};
 
-use crate::time::sinusoidal;
+use crate::time::TimeFeatures;
 use crate::unet::{Encoded, size};
-use crate::{ControlNet, Residuals, Unet};
+use crate::{Conditioning, ControlNet, Residuals, Unet};
 
 /// A leaf of a graph of its own.
 fn leaf<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
@@ -35,7 +35,7 @@ pub struct ControlTape {
     noisy_latents: Tensor<4>,
     hint: Tensor<4>,
     context: Tensor<3>,
-    sinusoidal: Tensor<2>,
+    time_features: TimeFeatures,
     time: Tensor<2>,
     /// The input of each block after the first, and of the middle block.
     inputs: Vec<Tensor<4>>,
@@ -43,17 +43,21 @@ pub struct ControlTape {
 
 impl ControlNet {
     /// [`ControlNet::forward`] on tensors without autodiff, and what its backward pass needs.
+    ///
+    /// # Panics
+    /// As [`ControlNet::forward`].
     #[must_use]
     pub fn forward_checkpointed(
         &self,
         noisy_latents: Tensor<4>,
         timesteps: &[f32],
-        context: &Tensor<3>,
+        conditioning: &Conditioning,
         hint: Tensor<4>,
     ) -> (Residuals, ControlTape) {
         let plain = self.valid();
-        let sinusoidal = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
-        let time = plain.time_embedding.forward(sinusoidal.clone()).cast(noisy_latents.dtype());
+        let time_features = plain.time_proj.forward(timesteps, conditioning);
+        let time = plain.embed_time(time_features.clone()).cast(noisy_latents.dtype());
+        let context = &conditioning.context;
         let mut features = plain.input(noisy_latents.clone(), plain.embed_hint(hint.clone()));
         let mut down = vec![plain.residual(0, features.clone())];
         let mut inputs = Vec::new();
@@ -65,7 +69,7 @@ impl ControlNet {
         inputs.push(features.clone());
         let mid = plain.mid_residual(plain.mid_block.forward(features, &time, context));
         let context = context.clone();
-        (Residuals { down, mid }, ControlTape { noisy_latents, hint, context, sinusoidal, time, inputs })
+        (Residuals { down, mid }, ControlTape { noisy_latents, hint, context, time_features, time, inputs })
     }
 }
 
@@ -111,7 +115,7 @@ impl ControlTape {
         let features = controlnet.input(self.noisy_latents, controlnet.embed_hint(self.hint));
         let first = dot(controlnet.residual(0, features.clone()), residual) + dot(features, upstream);
         take(first.backward());
-        let time = controlnet.time_embedding.forward(self.sinusoidal);
+        let time = controlnet.embed_time(self.time_features);
         take(dot(time, towards_time.cast(DType::F32)).backward());
     }
 }
@@ -190,7 +194,10 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
-    use crate::{ControlNetConfig, Pooling, Stage, StageKind, UnetConfig};
+    use crate::{
+        AddedConditioning, ControlNetConfig, MicroConditioning, Pooling, Stage, StageKind, TextTimeConfig,
+        TransformerDepth, UnetConfig,
+    };
 
     /// Draws every weight anew, those of the zero convolutions too.
     struct Random {
@@ -227,8 +234,8 @@ mod tests {
     }
 
     fn config() -> UnetConfig {
-        let stage =
-            |kind, channels| Stage { kind, channels, n_resnets: 2, n_transformer_blocks: 1, n_heads: 2 };
+        let depth = TransformerDepth::Same(1);
+        let stage = |kind, channels| Stage { kind, channels, n_resnets: 2, depth: depth.clone(), n_heads: 2 };
         UnetConfig {
             stages: vec![
                 stage(StageKind::CrossAttention, 8),
@@ -241,30 +248,36 @@ mod tests {
         }
     }
 
-    fn check(pooling: Pooling) {
+    fn check(unet_config: &UnetConfig, pooling: Pooling) {
         let device = Device::flex();
-        let unet_config = config();
         let unet = unet_config.init(&device).map(&mut Random { trainable: false });
-        let config = ControlNetConfig { pooling, ..ControlNetConfig::for_unet(&unet_config) };
+        let config = ControlNetConfig { pooling, ..ControlNetConfig::for_unet(unet_config) };
         let controlnet = config.init(&device.clone().autodiff()).map(&mut Random { trainable: true });
         let n_params = 1000;
         let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         // An odd size, which the decoder gets back from the skips.
         let (latents, hint) = (random([2, 4, 9, 7]), random([2, 3, 72, 56]));
-        let context = random([1, 2, 5, 12]).reshape([2, 5, 12]);
+        let context = &random([1, 2, 5, 12]).reshape([2, 5, 12]);
+        let conditioning = &Conditioning {
+            context: context.clone(),
+            added: unet_config.added.map(|added| AddedConditioning {
+                text_embeds: random([1, 1, 2, added.pooled_dim]).reshape([2, added.pooled_dim]),
+                sizes: vec![MicroConditioning::uncropped(72, 56), MicroConditioning::uncropped(10, 700)],
+            }),
+        };
         let (times, target) = ([7.0, 950.0], random([2, 4, 9, 7]));
         let loss = |prediction: Tensor<4>| (prediction - target.clone()).square().mean();
-        let encoded = unet.encode(latents.clone(), &times, &context);
+        let encoded = unet.encode(latents.clone(), &times, conditioning);
 
         let mut expected = vec![None; n_params];
-        let residuals = controlnet.forward(latents.clone(), &times, &context, hint.clone());
-        let expected_loss = loss(unet.decode(encoded.clone(), &context, Some(residuals)));
+        let residuals = controlnet.forward(latents.clone(), &times, conditioning, hint.clone());
+        let expected_loss = loss(unet.decode(encoded.clone(), context, Some(residuals)));
         let gradients = expected_loss.backward();
         controlnet.visit(&mut Adder { gradients, sums: expected.iter_mut() });
 
         let mut found = vec![None; n_params];
-        let (residuals, tape) = controlnet.forward_checkpointed(latents, &times, &context, hint);
-        let (found_loss, towards) = unet.decode_checkpointed(encoded, &context, &residuals, loss);
+        let (residuals, tape) = controlnet.forward_checkpointed(latents, &times, conditioning, hint);
+        let (found_loss, towards) = unet.decode_checkpointed(encoded, context, &residuals, loss);
         tape.backward(&controlnet, towards, &mut |gradients| {
             controlnet.visit(&mut Adder { gradients, sums: found.iter_mut() });
         });
@@ -283,11 +296,17 @@ mod tests {
 
     #[test]
     fn checkpointing_changes_no_gradient() {
-        check(Pooling::None);
+        check(&config(), Pooling::None);
+    }
+
+    #[test]
+    fn checkpointing_changes_no_gradient_of_a_model_like_sdxl() {
+        let added = Some(TextTimeConfig { pooled_dim: 6, size_dim: 4 });
+        check(&UnetConfig { added, mid: StageKind::Plain, ..config() }, Pooling::None);
     }
 
     #[test]
     fn checkpointing_changes_no_gradient_of_pooled_residuals() {
-        check(Pooling::Global);
+        check(&config(), Pooling::Global);
     }
 }

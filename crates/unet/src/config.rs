@@ -2,15 +2,51 @@
 
 use burn::prelude::*;
 
-use crate::{ControlNet, Unet};
+use crate::{ControlNet, MicroConditioning, Unet};
 
-/// Whether the blocks of a resolution level have attention.
+/// Whether the blocks of a resolution level, or the middle block, have attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageKind {
-    /// Residual blocks only: `DownBlock2D` and `UpBlock2D`.
+    /// Residual blocks only: `DownBlock2D`, `UpBlock2D`, and `UNetMidBlock2D`, which has just one.
     Plain,
-    /// A transformer after each residual block: `CrossAttnDownBlock2D` and `CrossAttnUpBlock2D`.
+    /// A transformer after each residual block: `CrossAttnDownBlock2D` and `CrossAttnUpBlock2D`; in
+    /// `UNetMidBlock2DCrossAttn` between two of them.
     CrossAttention,
+}
+
+/// Transformer blocks in each transformer of a resolution level. Without any, a transformer is its normalisation and its
+/// two projections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransformerDepth {
+    /// As many in all.
+    Same(usize),
+    /// A number for each transformer.
+    Each {
+        /// On the way down, one for each residual block. The middle block takes the first of the last level's.
+        down: Vec<usize>,
+        /// On the way up, one more.
+        up: Vec<usize>,
+    },
+}
+
+impl TransformerDepth {
+    /// Blocks of a transformer on the way down, counted from the first.
+    #[must_use]
+    pub fn down(&self, transformer_idx: usize) -> usize {
+        match self {
+            Self::Same(n_blocks) => *n_blocks,
+            Self::Each { down, .. } => down[transformer_idx],
+        }
+    }
+
+    /// Blocks of a transformer on the way up.
+    #[must_use]
+    pub fn up(&self, transformer_idx: usize) -> usize {
+        match self {
+            Self::Same(n_blocks) => *n_blocks,
+            Self::Each { up, .. } => up[transformer_idx],
+        }
+    }
 }
 
 /// One resolution level of the UNet; each is half as wide and high as the one before.
@@ -23,7 +59,7 @@ pub struct Stage {
     /// Residual blocks on the way down; the way up has one more.
     pub n_resnets: usize,
     /// Transformer blocks in each transformer.
-    pub n_transformer_blocks: usize,
+    pub depth: TransformerDepth,
     /// Attention heads. Diffusers spells this `attention_head_dim`, which it is not.
     pub n_heads: usize,
 }
@@ -33,7 +69,7 @@ pub struct Stage {
 pub enum Projection {
     /// A 1x1 convolution before flattening (Stable Diffusion 1).
     Convolution,
-    /// A linear layer after flattening (Stable Diffusion 2).
+    /// A linear layer after flattening (Stable Diffusion 2 and XL).
     Linear,
 }
 
@@ -44,6 +80,24 @@ pub struct TimeConfig {
     pub flip_sin_to_cos: bool,
     /// Subtracted from the number of frequencies in the exponent's denominator.
     pub freq_shift: f64,
+}
+
+/// What SDXL is told beside the prompt, see [`AddedConditioning`](crate::AddedConditioning).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextTimeConfig {
+    /// Width of the pooled prompt embeddings.
+    pub pooled_dim: usize,
+    /// Width of the sinusoidal embedding of each of the six numbers of a
+    /// [`MicroConditioning`](crate::MicroConditioning).
+    pub size_dim: usize,
+}
+
+impl TextTimeConfig {
+    /// Width of both together, which diffusers calls `projection_class_embeddings_input_dim`.
+    #[must_use]
+    pub fn input_dim(&self) -> usize {
+        self.pooled_dim + MicroConditioning::LEN * self.size_dim
+    }
 }
 
 /// A UNet2DCondition model.
@@ -58,6 +112,8 @@ pub struct UnetConfig {
     /// Resolution levels from the finest to the coarsest; the middle block takes its channels, heads and
     /// transformer blocks from the last. Never empty.
     pub stages: Vec<Stage>,
+    /// Whether the middle block has attention.
+    pub mid: StageKind,
     /// Width of the prompt embeddings.
     pub context_dim: usize,
     /// Groups of every group norm.
@@ -68,6 +124,8 @@ pub struct UnetConfig {
     pub projection: Projection,
     /// Timestep embedding.
     pub time: TimeConfig,
+    /// What is added to the timestep embedding; `None` before SDXL.
+    pub added: Option<TextTimeConfig>,
     /// Recorded and written back; attention here always accumulates in f32.
     pub upcast_attention: bool,
 }
@@ -133,7 +191,7 @@ impl HintConfig {
 /// A ControlNet for a UNet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlNetConfig {
-    /// The encoder half that is copied; its `out_channels` and `sample_size` play no part.
+    /// The encoder half that is copied; `out_channels`, `sample_size` and what concerns the way up play no part.
     pub unet: UnetConfig,
     /// Hint embedding.
     pub hint: HintConfig,
@@ -143,28 +201,68 @@ pub struct ControlNetConfig {
     pub pooling: Pooling,
 }
 
+fn attention_stage(channels: usize, n_blocks: usize, n_heads: usize) -> Stage {
+    let depth = TransformerDepth::Same(n_blocks);
+    Stage { kind: StageKind::CrossAttention, channels, n_resnets: 2, depth, n_heads }
+}
+
 impl UnetConfig {
     /// The Stable Diffusion 1.5 UNet: 859,520,964 parameters in 686 tensors.
     #[must_use]
     pub fn sd15() -> Self {
-        let stage =
-            |kind, channels| Stage { kind, channels, n_resnets: 2, n_transformer_blocks: 1, n_heads: 8 };
         Self {
             in_channels: 4,
             out_channels: 4,
             sample_size: Some(64),
             stages: vec![
-                stage(StageKind::CrossAttention, 320),
-                stage(StageKind::CrossAttention, 640),
-                stage(StageKind::CrossAttention, 1280),
-                stage(StageKind::Plain, 1280),
+                attention_stage(320, 1, 8),
+                attention_stage(640, 1, 8),
+                attention_stage(1280, 1, 8),
+                Stage { kind: StageKind::Plain, ..attention_stage(1280, 1, 8) },
             ],
+            mid: StageKind::CrossAttention,
             context_dim: 768,
             norm_groups: 32,
             norm_eps: 1e-5,
             projection: Projection::Convolution,
             time: TimeConfig { flip_sin_to_cos: true, freq_shift: 0.0 },
+            added: None,
             upcast_attention: false,
+        }
+    }
+
+    /// The Stable Diffusion 2.1 UNet for 768 px: 865,910,724 parameters in 686 tensors.
+    #[must_use]
+    pub fn sd21() -> Self {
+        Self {
+            sample_size: Some(96),
+            stages: vec![
+                attention_stage(320, 1, 5),
+                attention_stage(640, 1, 10),
+                attention_stage(1280, 1, 20),
+                Stage { kind: StageKind::Plain, ..attention_stage(1280, 1, 20) },
+            ],
+            context_dim: 1024,
+            projection: Projection::Linear,
+            upcast_attention: true,
+            ..Self::sd15()
+        }
+    }
+
+    /// The Stable Diffusion XL UNet: 2,567,463,684 parameters in 1680 tensors.
+    #[must_use]
+    pub fn sdxl() -> Self {
+        Self {
+            sample_size: Some(128),
+            stages: vec![
+                Stage { kind: StageKind::Plain, ..attention_stage(320, 1, 5) },
+                attention_stage(640, 2, 10),
+                attention_stage(1280, 10, 20),
+            ],
+            context_dim: 2048,
+            projection: Projection::Linear,
+            added: Some(TextTimeConfig { pooled_dim: 1280, size_dim: 256 }),
+            ..Self::sd15()
         }
     }
 

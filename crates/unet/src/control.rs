@@ -10,8 +10,8 @@ use rand::{Rng, RngExt};
 use crate::hint::HintEmbedding;
 use crate::resnet::{conv1x1, conv3x3};
 use crate::stage::{DownBlock, MidBlock};
-use crate::time::{TimestepEmbedding, sinusoidal};
-use crate::{ChannelOrder, ControlNetConfig, Pooling, TimeConfig, Unet};
+use crate::time::{TimeFeatures, TimeProjection, TimestepEmbedding};
+use crate::{ChannelOrder, Conditioning, ControlNetConfig, Pooling, Unet};
 
 /// What a ControlNet adds to a UNet.
 #[derive(Debug, Clone)]
@@ -38,19 +38,19 @@ pub enum ControlMode {
 #[derive(Module, Debug)]
 pub struct ControlNet {
     conv_in: Conv2d,
-    pub(crate) time_embedding: TimestepEmbedding,
+    time_embedding: TimestepEmbedding,
+    add_embedding: Option<TimestepEmbedding>,
     controlnet_cond_embedding: HintEmbedding,
     pub(crate) down_blocks: Vec<DownBlock>,
     pub(crate) mid_block: MidBlock,
     controlnet_down_blocks: Vec<Conv2d>,
     controlnet_mid_block: Conv2d,
     #[module(skip)]
-    pub(crate) time: TimeConfig,
+    pub(crate) time_proj: TimeProjection,
     #[module(skip)]
     channel_order: ChannelOrder,
     #[module(skip)]
     pooling: Pooling,
-    pub(crate) sinusoidal_dim: usize,
 }
 
 /// Makes a convolution the zero map, before its weights are ever allocated.
@@ -84,15 +84,15 @@ impl ControlNet {
         Self {
             conv_in: conv3x3(unet.in_channels, channels, device),
             time_embedding: TimestepEmbedding::new(channels, unet.time_dim(), device),
+            add_embedding: TimestepEmbedding::added(unet, device),
             controlnet_cond_embedding: HintEmbedding::new(&config.hint, channels, device),
             down_blocks: DownBlock::all(unet, device),
             mid_block: MidBlock::new(unet, device),
             controlnet_down_blocks: std::iter::once(channels).chain(skip_channels).map(zero_conv).collect(),
             controlnet_mid_block: zero_conv(unet.stages[last].channels),
-            time: unet.time,
+            time_proj: TimeProjection::new(unet),
             channel_order: config.channel_order,
             pooling: config.pooling,
-            sinusoidal_dim: channels,
         }
     }
 
@@ -113,6 +113,7 @@ impl ControlNet {
         let mut fresh = FreshLeaves { device: device.clone() };
         controlnet.conv_in = unet.conv_in.clone().map(&mut fresh);
         controlnet.time_embedding = unet.time_embedding.clone().map(&mut fresh);
+        controlnet.add_embedding = unet.add_embedding.clone().map(|embedding| embedding.map(&mut fresh));
         controlnet.down_blocks = unet.down_blocks.clone().map(&mut fresh);
         controlnet.mid_block = unet.mid_block.clone().map(&mut fresh);
         let hint = &mut controlnet.controlnet_cond_embedding;
@@ -127,17 +128,19 @@ impl ControlNet {
     /// # Shapes
     /// - noisy_latents: `[batch, in_channels, height, width]`
     /// - timesteps: one per sample
-    /// - context: `[batch, prompt tokens, context_dim]`
     /// - hint: `[batch, hint channels, scale * height, scale * width]`, values in [0, 1]
+    ///
+    /// # Panics
+    /// If the conditioning is of another model, see [`UnetConfig::check_conditioning`](crate::UnetConfig).
     #[must_use]
     pub fn forward(
         &self,
         noisy_latents: Tensor<4>,
         timesteps: &[f32],
-        context: &Tensor<3>,
+        conditioning: &Conditioning,
         hint: Tensor<4>,
     ) -> Residuals {
-        self.forward_embedded(noisy_latents, timesteps, context, self.embed_hint(hint))
+        self.forward_embedded(noisy_latents, timesteps, conditioning, self.embed_hint(hint))
     }
 
     /// The hint as features of the latents' size; it does not depend on the timestep, so that a sampler needs it once.
@@ -155,16 +158,19 @@ impl ControlNet {
     }
 
     /// [`ControlNet::forward`] with the output of [`ControlNet::embed_hint`] in the hint's place.
+    ///
+    /// # Panics
+    /// As [`ControlNet::forward`].
     #[must_use]
     pub fn forward_embedded(
         &self,
         noisy_latents: Tensor<4>,
         timesteps: &[f32],
-        context: &Tensor<3>,
+        conditioning: &Conditioning,
         hint_embedding: Tensor<4>,
     ) -> Residuals {
-        let time = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
-        let time = self.time_embedding.forward(time).cast(noisy_latents.dtype());
+        let time = self.embed_time(self.time_proj.forward(timesteps, conditioning));
+        let (time, context) = (time.cast(noisy_latents.dtype()), &conditioning.context);
         let mut features = self.input(noisy_latents, hint_embedding);
         let mut down = vec![self.residual(0, features.clone())];
         for (block_idx, step_idx) in self.down_steps() {
@@ -172,6 +178,11 @@ impl ControlNet {
             down.push(self.residual(down.len(), features.clone()));
         }
         Residuals { down, mid: self.mid_residual(self.mid_block.forward(features, &time, context)) }
+    }
+
+    /// What every residual block is given, in f32.
+    pub(crate) fn embed_time(&self, features: TimeFeatures) -> Tensor<2> {
+        features.embed(&self.time_embedding, self.add_embedding.as_ref())
     }
 
     /// What the first block is given.

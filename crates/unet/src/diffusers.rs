@@ -1,43 +1,17 @@
 //! Diffusers' `config.json` of UNets and ControlNets: the mirrors, and the only ways in and out of the typed
 //! configs.
 
+mod lists;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::lists::{PerStage, TransformerLayers};
 use crate::error::ConfigError;
 use crate::{
-    ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TimeConfig, UnetConfig,
+    ChannelOrder, ControlNetConfig, HintConfig, MicroConditioning, Pooling, Projection, Stage, StageKind,
+    TextTimeConfig, TimeConfig, UnetConfig,
 };
-
-/// A value for all levels or one for each.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum PerStage<T> {
-    /// The same everywhere.
-    All(T),
-    /// Finest level first.
-    Each(Vec<T>),
-}
-
-impl<T: Copy + PartialEq> PerStage<T> {
-    fn expand(&self, key: &'static str, n_stages: usize) -> Result<Vec<T>, ConfigError> {
-        match self {
-            Self::All(value) => Ok(vec![*value; n_stages]),
-            Self::Each(values) if values.len() == n_stages => Ok(values.clone()),
-            Self::Each(values) => {
-                Err(ConfigError::UnequalLengths { key, expected: n_stages, found: values.len() })
-            }
-        }
-    }
-
-    fn collapse(values: impl Iterator<Item = T>) -> Self {
-        let values: Vec<T> = values.collect();
-        match values.split_first() {
-            Some((first, rest)) if rest.iter().all(|value| value == first) => Self::All(*first),
-            _ => Self::Each(values),
-        }
-    }
-}
 
 /// The keys that a UNet and its ControlNet share: those of the encoder half.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,9 +20,10 @@ impl<T: Copy + PartialEq> PerStage<T> {
 pub struct EncoderJson {
     pub in_channels: usize,
     pub down_block_types: Vec<String>,
+    pub mid_block_type: Option<String>,
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: PerStage<usize>,
-    pub transformer_layers_per_block: PerStage<usize>,
+    pub transformer_layers_per_block: TransformerLayers,
     pub attention_head_dim: PerStage<usize>,
     pub cross_attention_dim: PerStage<usize>,
     pub norm_num_groups: usize,
@@ -56,6 +31,9 @@ pub struct EncoderJson {
     pub flip_sin_to_cos: bool,
     pub freq_shift: f64,
     pub use_linear_projection: bool,
+    pub addition_embed_type: Option<String>,
+    pub addition_time_embed_dim: Option<usize>,
+    pub projection_class_embeddings_input_dim: Option<usize>,
     pub upcast_attention: Option<bool>,
 }
 
@@ -67,9 +45,10 @@ impl Default for EncoderJson {
             down_block_types: [cross_attention, cross_attention, cross_attention, "DownBlock2D"]
                 .map(str::to_owned)
                 .to_vec(),
+            mid_block_type: Some(MID_CROSS_ATTENTION.to_owned()),
             block_out_channels: vec![320, 640, 1280, 1280],
             layers_per_block: PerStage::All(2),
-            transformer_layers_per_block: PerStage::All(1),
+            transformer_layers_per_block: TransformerLayers::All(1),
             attention_head_dim: PerStage::All(8),
             cross_attention_dim: PerStage::All(1280),
             norm_num_groups: 32,
@@ -77,10 +56,17 @@ impl Default for EncoderJson {
             flip_sin_to_cos: true,
             freq_shift: 0.0,
             use_linear_projection: false,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
             upcast_attention: Some(false),
         }
     }
 }
+
+const MID_CROSS_ATTENTION: &str = "UNetMidBlock2DCrossAttn";
+const MID_PLAIN: &str = "UNetMidBlock2D";
+const TEXT_TIME: &str = "text_time";
 
 /// `unet/config.json`, spelt as diffusers does.
 ///
@@ -96,6 +82,7 @@ pub struct UnetJson {
     pub sample_size: Option<usize>,
     pub out_channels: usize,
     pub up_block_types: Vec<String>,
+    pub reverse_transformer_layers_per_block: Option<Vec<PerStage<usize>>>,
     #[serde(flatten)]
     pub encoder: EncoderJson,
     #[serde(flatten)]
@@ -110,6 +97,7 @@ impl Default for UnetJson {
             sample_size: None,
             out_channels: 4,
             up_block_types: mirrored(&encoder.down_block_types),
+            reverse_transformer_layers_per_block: None,
             encoder,
             other: Map::new(),
         }
@@ -157,7 +145,6 @@ fn mirrored(down_block_types: &[String]) -> Vec<String> {
 /// Keys of both models that must have one of these values, given as JSON, if they are there.
 const FIXED: &[(&str, &str)] = &[
     ("center_input_sample", "false"),
-    ("mid_block_type", "\"UNetMidBlock2DCrossAttn\""),
     ("only_cross_attention", "false"),
     ("downsample_padding", "1"),
     ("mid_block_scale_factor", "1"),
@@ -169,8 +156,6 @@ const FIXED: &[(&str, &str)] = &[
     ("dual_cross_attention", "false"),
     ("class_embed_type", "null"),
     ("num_class_embeds", "null"),
-    ("addition_embed_type", "null"),
-    ("reverse_transformer_layers_per_block", "null"),
     ("resnet_time_scale_shift", "\"default\""),
     ("resnet_skip_time_act", "false"),
     ("resnet_out_scale_factor", "1"),
@@ -203,7 +188,7 @@ fn check_fixed(other: &Map<String, Value>) -> Result<(), ConfigError> {
 }
 
 impl EncoderJson {
-    fn stages(&self) -> Result<Vec<Stage>, ConfigError> {
+    fn stages(&self, up_layers: Option<&[PerStage<usize>]>) -> Result<Vec<Stage>, ConfigError> {
         let n_stages = self.block_out_channels.len();
         if n_stages == 0 {
             return Err(ConfigError::Empty { key: "block_out_channels", found: "empty" });
@@ -213,7 +198,7 @@ impl EncoderJson {
             return Err(ConfigError::UnequalLengths { key: "down_block_types", expected: n_stages, found });
         }
         let n_resnets = self.layers_per_block.expand("layers_per_block", n_stages)?;
-        let n_blocks = self.transformer_layers_per_block.expand("transformer_layers_per_block", n_stages)?;
+        let mut depths = self.transformer_layers_per_block.depths(&n_resnets, up_layers)?.into_iter();
         let n_heads = self.attention_head_dim.expand("attention_head_dim", n_stages)?;
         let mut stages = Vec::with_capacity(n_stages);
         for (idx, block_type) in self.down_block_types.iter().enumerate() {
@@ -246,11 +231,45 @@ impl EncoderJson {
                 kind,
                 channels,
                 n_resnets: n_resnets[idx],
-                n_transformer_blocks: n_blocks[idx],
+                depth: depths.next().expect("one for each stage"),
                 n_heads: n_heads[idx],
             });
         }
         Ok(stages)
+    }
+
+    fn mid(&self) -> Result<StageKind, ConfigError> {
+        match self.mid_block_type.as_deref() {
+            Some(MID_CROSS_ATTENTION) => Ok(StageKind::CrossAttention),
+            Some(MID_PLAIN) => Ok(StageKind::Plain),
+            other => Err(ConfigError::Unsupported {
+                key: "mid_block_type",
+                found: other.unwrap_or("null").to_owned(),
+                supported: "UNetMidBlock2DCrossAttn or UNetMidBlock2D",
+            }),
+        }
+    }
+
+    fn added(&self) -> Result<Option<TextTimeConfig>, ConfigError> {
+        let unsupported = |key, found: String, supported| ConfigError::Unsupported { key, found, supported };
+        match self.addition_embed_type.as_deref() {
+            None => return Ok(None),
+            Some(TEXT_TIME) => (),
+            Some(other) => {
+                return Err(unsupported("addition_embed_type", other.to_owned(), "null or text_time"));
+            }
+        }
+        let number = |key, value: Option<usize>| match value {
+            Some(value) if value > 0 => Ok(value),
+            Some(_) => Err(ConfigError::Empty { key, found: "zero" }),
+            None => Err(unsupported(key, "null".to_owned(), "a number beside `addition_embed_type`")),
+        };
+        let size_dim = number("addition_time_embed_dim", self.addition_time_embed_dim)?;
+        let key = "projection_class_embeddings_input_dim";
+        let input_dim = number(key, self.projection_class_embeddings_input_dim)?;
+        let pooled_dim = input_dim.checked_sub(MicroConditioning::LEN * size_dim).filter(|dim| *dim > 0);
+        let too_small = || unsupported(key, input_dim.to_string(), "more than six `addition_time_embed_dim`");
+        Ok(Some(TextTimeConfig { pooled_dim: pooled_dim.ok_or_else(too_small)?, size_dim }))
     }
 
     fn context_dim(&self) -> Result<usize, ConfigError> {
@@ -268,17 +287,19 @@ impl EncoderJson {
 
 impl UnetConfig {
     /// The encoder half, with an output of as many channels as the input and no size.
-    fn from_encoder(json: &EncoderJson) -> Result<Self, ConfigError> {
+    fn from_encoder(json: &EncoderJson, up_layers: Option<&[PerStage<usize>]>) -> Result<Self, ConfigError> {
         Ok(Self {
             in_channels: json.in_channels,
             out_channels: json.in_channels,
             sample_size: None,
-            stages: json.stages()?,
+            stages: json.stages(up_layers)?,
+            mid: json.mid()?,
             context_dim: json.context_dim()?,
             norm_groups: json.norm_num_groups,
             norm_eps: json.norm_eps,
             projection: if json.use_linear_projection { Projection::Linear } else { Projection::Convolution },
             time: TimeConfig { flip_sin_to_cos: json.flip_sin_to_cos, freq_shift: json.freq_shift },
+            added: json.added()?,
             upcast_attention: json.upcast_attention.unwrap_or(false),
         })
     }
@@ -291,7 +312,8 @@ impl TryFrom<UnetJson> for UnetConfig {
     /// [`ConfigError`] if lists have unequal lengths, numbers do not divide, or a feature is not supported.
     fn try_from(json: UnetJson) -> Result<Self, ConfigError> {
         check_fixed(&json.other)?;
-        let encoder = Self::from_encoder(&json.encoder)?;
+        let encoder =
+            Self::from_encoder(&json.encoder, json.reverse_transformer_layers_per_block.as_deref())?;
         if json.up_block_types != mirrored(&json.encoder.down_block_types) {
             return Err(ConfigError::Unsupported {
                 key: "up_block_types",
@@ -313,8 +335,18 @@ impl TryFrom<ControlNetJson> for ControlNetConfig {
         if json.conditioning_embedding_out_channels.is_empty() {
             return Err(ConfigError::Empty { key: "conditioning_embedding_out_channels", found: "empty" });
         }
+        // A ControlNet has no way up, so any numbers do where the way down has a list.
+        let n_stages = json.encoder.block_out_channels.len();
+        let up_layers = match json.encoder.transformer_layers_per_block {
+            TransformerLayers::Each(ref down)
+                if down.iter().any(|each| matches!(each, PerStage::Each(_))) =>
+            {
+                Some(vec![PerStage::All(0); n_stages])
+            }
+            _ => None,
+        };
         Ok(Self {
-            unet: UnetConfig::from_encoder(&json.encoder)?,
+            unet: UnetConfig::from_encoder(&json.encoder, up_layers.as_deref())?,
             hint: HintConfig {
                 in_channels: json.conditioning_channels,
                 channels: json.conditioning_embedding_out_channels,
@@ -342,14 +374,17 @@ impl From<&UnetConfig> for EncoderJson {
             StageKind::Plain => "DownBlock2D".to_owned(),
             StageKind::CrossAttention => "CrossAttnDownBlock2D".to_owned(),
         };
+        let mid_block_type = match config.mid {
+            StageKind::Plain => MID_PLAIN,
+            StageKind::CrossAttention => MID_CROSS_ATTENTION,
+        };
         Self {
             in_channels: config.in_channels,
             down_block_types: stages.iter().map(block_type).collect(),
             block_out_channels: stages.iter().map(|stage| stage.channels).collect(),
             layers_per_block: PerStage::collapse(stages.iter().map(|stage| stage.n_resnets)),
-            transformer_layers_per_block: PerStage::collapse(
-                stages.iter().map(|stage| stage.n_transformer_blocks),
-            ),
+            mid_block_type: Some(mid_block_type.to_owned()),
+            transformer_layers_per_block: TransformerLayers::down(stages),
             attention_head_dim: PerStage::collapse(stages.iter().map(|stage| stage.n_heads)),
             cross_attention_dim: PerStage::All(config.context_dim),
             norm_num_groups: config.norm_groups,
@@ -357,6 +392,9 @@ impl From<&UnetConfig> for EncoderJson {
             flip_sin_to_cos: config.time.flip_sin_to_cos,
             freq_shift: config.time.freq_shift,
             use_linear_projection: config.projection == Projection::Linear,
+            addition_embed_type: config.added.map(|_| TEXT_TIME.to_owned()),
+            addition_time_embed_dim: config.added.map(|added| added.size_dim),
+            projection_class_embeddings_input_dim: config.added.map(|added| added.input_dim()),
             upcast_attention: Some(config.upcast_attention),
         }
     }
@@ -369,6 +407,7 @@ impl From<&UnetConfig> for UnetJson {
             sample_size: config.sample_size,
             out_channels: config.out_channels,
             up_block_types: mirrored(&encoder.down_block_types),
+            reverse_transformer_layers_per_block: TransformerLayers::up(&config.stages),
             encoder,
             ..Self::default()
         }
@@ -392,80 +431,4 @@ impl From<&ControlNetConfig> for ControlNetJson {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn parse(json: Value) -> Result<UnetConfig, ConfigError> {
-        UnetConfig::try_from(serde_json::from_value::<UnetJson>(json).expect("well-formed"))
-    }
-
-    #[test]
-    fn the_published_sd15_config_is_the_sd15_preset() {
-        let config = parse(json!({
-            "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", "act_fn": "silu",
-            "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": false,
-            "cross_attention_dim": 768,
-            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-            "downsample_padding": 1, "flip_sin_to_cos": true, "freq_shift": 0, "in_channels": 4, "layers_per_block": 2,
-            "mid_block_scale_factor": 1, "norm_eps": 1e-5, "norm_num_groups": 32, "out_channels": 4, "sample_size": 64,
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        }));
-        assert_eq!(config.expect("a valid config"), UnetConfig::sd15());
-    }
-
-    #[test]
-    fn what_is_written_reads_back_the_same() {
-        let mut config = UnetConfig::sd15();
-        config.projection = Projection::Linear;
-        config.stages[1].n_heads = 10;
-        let json = UnetJson::from(&config);
-        assert_eq!(json.encoder.attention_head_dim, PerStage::Each(vec![8, 10, 8, 8]));
-        assert_eq!(UnetConfig::try_from(json).expect("our own config"), config);
-
-        let mut control = ControlNetConfig::for_unet(&config);
-        control.unet.sample_size = None;
-        control.pooling = Pooling::Global;
-        let read = ControlNetConfig::try_from(ControlNetJson::from(&control)).expect("our own config");
-        assert_eq!(read, control);
-    }
-
-    #[test]
-    fn unsupported_values_are_named() {
-        let cases = [
-            (
-                json!({"addition_embed_type": "text_time"}),
-                "`addition_embed_type` is \"text_time\", but only null is supported",
-            ),
-            (
-                json!({"mid_block_scale_factor": 2.0}),
-                "`mid_block_scale_factor` is 2.0, but only 1 is supported",
-            ),
-            (
-                json!({"attention_head_dim": [5, 10]}),
-                "`attention_head_dim` has 2 entries, but `block_out_channels` has 4",
-            ),
-            (
-                json!({"attention_head_dim": 7}),
-                "`attention_head_dim` is 7, which does not divide 320, one of `block_out_channels`",
-            ),
-            (json!({"block_out_channels": []}), "`block_out_channels` must not be empty"),
-            (
-                json!({"down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"]}),
-                "`down_block_types` is AttnDownBlock2D, but only DownBlock2D or CrossAttnDownBlock2D is supported",
-            ),
-        ];
-        for (json, expected) in cases {
-            assert_eq!(parse(json).expect_err("unsupported").to_string(), expected);
-        }
-    }
-
-    #[test]
-    fn one_and_one_point_zero_are_the_same_number() {
-        assert!(
-            parse(json!({"mid_block_scale_factor": 1.0, "dropout": 0.0, "resnet_out_scale_factor": 1}))
-                .is_ok()
-        );
-    }
-}
+mod tests;

@@ -24,6 +24,16 @@ pub enum ConfigError {
         /// Number of entries under the key.
         found: usize,
     },
+    /// A list for the transformers of a level is of another length than there are transformers.
+    #[error("`{key}` has {found} entries for a level with {expected} transformers")]
+    TransformerCount {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// Transformers of the level.
+        expected: usize,
+        /// Entries of the list.
+        found: usize,
+    },
     /// A number does not divide another that it must divide.
     #[error("`{key}` is {divisor}, which does not divide {value}, one of `block_out_channels`")]
     DoesNotDivide {

@@ -6,6 +6,7 @@
 //! diffusers' files.
 
 mod checkpoint;
+mod conditioning;
 mod config;
 mod control;
 mod diffusers;
@@ -21,11 +22,13 @@ mod transformer;
 mod unet;
 
 pub use checkpoint::ControlTape;
+pub use conditioning::{AddedConditioning, Conditioning, ConditioningError, MicroConditioning};
 pub use config::{
-    ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TimeConfig, UnetConfig,
+    ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TextTimeConfig,
+    TimeConfig, TransformerDepth, UnetConfig,
 };
 pub use control::{ControlMode, ControlNet, Residuals};
-pub use diffusers::{ControlNetJson, EncoderJson, PerStage, UnetJson};
+pub use diffusers::{ControlNetJson, EncoderJson, PerStage, TransformerLayers, UnetJson};
 pub use error::ConfigError;
 pub use flops::PassSize;
 pub use keys::{ParameterGroup, RENAMES};

@@ -7,12 +7,16 @@ use crate::resnet::ResnetBlock;
 use crate::transformer::SpatialTransformer;
 use crate::{Stage, StageKind, UnetConfig};
 
-fn attentions(config: &UnetConfig, stage: &Stage, count: usize, device: &Device) -> Vec<SpatialTransformer> {
-    (0..count)
-        .map(|_| {
-            SpatialTransformer::new(config, stage.channels, stage.n_transformer_blocks, stage.n_heads, device)
-        })
-        .collect()
+/// A transformer for each number of blocks, if the kind has attention.
+fn attentions(
+    config: &UnetConfig,
+    stage: &Stage,
+    depths: impl Iterator<Item = usize>,
+    device: &Device,
+) -> Option<Vec<SpatialTransformer>> {
+    let transformer =
+        |n_blocks| SpatialTransformer::new(config, stage.channels, n_blocks, stage.n_heads, device);
+    (stage.kind == StageKind::CrossAttention).then(|| depths.map(transformer).collect())
 }
 
 /// Residual blocks, each with its transformer if the level has attention, then a downsampler.
@@ -40,8 +44,12 @@ impl DownBlock {
                 .collect();
             Self {
                 resnets,
-                attentions: (stage.kind == StageKind::CrossAttention)
-                    .then(|| attentions(config, stage, stage.n_resnets, device)),
+                attentions: attentions(
+                    config,
+                    stage,
+                    (0..stage.n_resnets).map(|idx| stage.depth.down(idx)),
+                    device,
+                ),
                 downsamplers: (stage_idx != last).then(|| vec![Downsample::new(stage.channels, device)]),
             }
         };
@@ -73,26 +81,31 @@ impl DownBlock {
     }
 }
 
-/// Residual block, transformer, residual block at the coarsest resolution.
+/// A residual block at the coarsest resolution, and, with attention, a transformer and another one.
 ///
-/// Source: diffusers `UNetMidBlock2DCrossAttn` (0.42).
+/// Source: diffusers `UNetMidBlock2DCrossAttn` and `UNetMidBlock2D` (0.42).
 #[derive(Module, Debug)]
 pub(crate) struct MidBlock {
     resnets: Vec<ResnetBlock>,
-    attentions: Vec<SpatialTransformer>,
+    attentions: Option<Vec<SpatialTransformer>>,
 }
 
 impl MidBlock {
     pub(crate) fn new(config: &UnetConfig, device: &Device) -> Self {
-        let stage = config.stages.last().expect("a config has at least one stage");
+        let last = config.stages.last().expect("a config has at least one stage");
+        let stage = Stage { kind: config.mid, ..last.clone() };
+        let attentions = attentions(config, &stage, std::iter::once(stage.depth.down(0)), device);
+        let n_resnets = 1 + attentions.as_ref().map_or(0, Vec::len);
         let resnet = || ResnetBlock::new(config, stage.channels, stage.channels, device);
-        Self { resnets: vec![resnet(), resnet()], attentions: attentions(config, stage, 1, device) }
+        Self { resnets: (0..n_resnets).map(|_| resnet()).collect(), attentions }
     }
 
     pub(crate) fn forward(&self, features: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
         let features = self.resnets[0].forward(features, time.clone());
-        let features = self.attentions[0].forward(features, context);
-        self.resnets[1].forward(features, time.clone())
+        let attentions = self.attentions.iter().flatten();
+        attentions.zip(&self.resnets[1..]).fold(features, |features, (attention, resnet)| {
+            resnet.forward(attention.forward(features, context), time.clone())
+        })
     }
 }
 
@@ -125,8 +138,12 @@ impl UpBlock {
                 .collect();
             Self {
                 resnets,
-                attentions: (stage.kind == StageKind::CrossAttention)
-                    .then(|| attentions(config, stage, stage.n_resnets + 1, device)),
+                attentions: attentions(
+                    config,
+                    stage,
+                    (0..=stage.n_resnets).map(|idx| stage.depth.up(idx)),
+                    device,
+                ),
                 upsamplers: (stage_idx != 0).then(|| vec![Upsample::new(stage.channels, device)]),
             }
         };

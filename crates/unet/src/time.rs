@@ -1,11 +1,11 @@
-//! The embedding of the timestep.
+//! The embedding of the timestep, and of what is added to it.
 
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use pyrograph_kernels::{linear, silu};
 
-use crate::TimeConfig;
+use crate::{AddedConditioning, Conditioning, TimeConfig, UnetConfig};
 
 /// Sinusoidal embedding of timesteps.
 ///
@@ -39,10 +39,69 @@ pub(crate) fn sinusoidal(timesteps: &[f32], dim: usize, config: TimeConfig, devi
     Tensor::from_data(TensorData::new(rows, [timesteps.len(), dim]), device)
 }
 
+/// How timesteps, and what SDXL is told beside, become the inputs of their perceptrons.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeProjection {
+    config: TimeConfig,
+    dim: usize,
+    size_dim: Option<usize>,
+}
+
+/// The inputs of the perceptrons, in f32.
+#[derive(Debug, Clone)]
+pub(crate) struct TimeFeatures {
+    /// `[batch, channels of the first stage]`
+    timesteps: Tensor<2>,
+    /// `[batch, TextTimeConfig::input_dim]`
+    added: Option<Tensor<2>>,
+}
+
+impl TimeProjection {
+    pub(crate) fn new(config: &UnetConfig) -> Self {
+        let size_dim = config.added.map(|added| added.size_dim);
+        Self { config: config.time, dim: config.stages[0].channels, size_dim }
+    }
+
+    /// # Panics
+    /// If what SDXL is told beside is not there, or is there for another model.
+    pub(crate) fn forward(&self, timesteps: &[f32], conditioning: &Conditioning) -> TimeFeatures {
+        let device = conditioning.context.device();
+        let added = match (self.size_dim, &conditioning.added) {
+            (Some(size_dim), Some(added)) => Some(self.added(added, size_dim, &device)),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => panic!("a conditioning of another model"),
+        };
+        TimeFeatures { timesteps: sinusoidal(timesteps, self.dim, self.config, &device), added }
+    }
+
+    /// Source: diffusers `UNet2DConditionModel.get_aug_embed` (0.42).
+    fn added(&self, added: &AddedConditioning, size_dim: usize, device: &Device) -> Tensor<2> {
+        let numbers: Vec<f32> = added.sizes.iter().flat_map(|size| size.numbers()).collect();
+        let n_samples = i32::try_from(added.sizes.len()).expect("a batch fits into memory");
+        let sizes = sinusoidal(&numbers, size_dim, self.config, device).reshape([n_samples, -1]);
+        Tensor::cat(vec![added.text_embeds.clone().cast(DType::F32), sizes], 1)
+    }
+}
+
+impl TimeFeatures {
+    /// The embedding that every residual block is given, `[batch, time_dim]`.
+    pub(crate) fn embed(
+        self,
+        time_embedding: &TimestepEmbedding,
+        add_embedding: Option<&TimestepEmbedding>,
+    ) -> Tensor<2> {
+        let time = time_embedding.forward(self.timesteps);
+        match add_embedding.zip(self.added) {
+            Some((embedding, added)) => time + embedding.forward(added),
+            None => time,
+        }
+    }
+}
+
 /// The two-layer perceptron after the sinusoidal embedding.
 ///
 /// # Shapes
-/// - input: `[batch, sinusoidal dim]`
+/// - input: `[batch, d_input]`
 /// - output: `[batch, time_dim]`
 ///
 /// Source: diffusers `TimestepEmbedding` (0.42).
@@ -60,8 +119,13 @@ impl TimestepEmbedding {
         }
     }
 
-    pub(crate) fn forward(&self, sinusoidal: Tensor<2>) -> Tensor<2> {
-        linear(&self.linear_2, silu(linear(&self.linear_1, sinusoidal)))
+    /// That of what SDXL is told beside the prompt.
+    pub(crate) fn added(config: &UnetConfig, device: &Device) -> Option<Self> {
+        config.added.map(|added| Self::new(added.input_dim(), config.time_dim(), device))
+    }
+
+    pub(crate) fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        linear(&self.linear_2, silu(linear(&self.linear_1, features)))
     }
 }
 

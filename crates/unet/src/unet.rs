@@ -7,8 +7,8 @@ use pyrograph_kernels::{conv2d, group_norm_silu};
 
 use crate::resnet::conv3x3;
 use crate::stage::{DownBlock, MidBlock, UpBlock};
-use crate::time::{TimestepEmbedding, sinusoidal};
-use crate::{Residuals, TimeConfig, UnetConfig};
+use crate::time::{TimeProjection, TimestepEmbedding};
+use crate::{Conditioning, Residuals, UnetConfig};
 
 /// UNet2DCondition.
 ///
@@ -21,14 +21,14 @@ use crate::{Residuals, TimeConfig, UnetConfig};
 pub struct Unet {
     pub(crate) conv_in: Conv2d,
     pub(crate) time_embedding: TimestepEmbedding,
+    pub(crate) add_embedding: Option<TimestepEmbedding>,
     pub(crate) down_blocks: Vec<DownBlock>,
     pub(crate) mid_block: MidBlock,
     pub(crate) up_blocks: Vec<UpBlock>,
     pub(crate) conv_norm_out: GroupNorm,
     pub(crate) conv_out: Conv2d,
     #[module(skip)]
-    time: TimeConfig,
-    sinusoidal_dim: usize,
+    time_proj: TimeProjection,
 }
 
 /// What the encoder hands to the decoder.
@@ -47,6 +47,7 @@ impl Unet {
         Self {
             conv_in: conv3x3(config.in_channels, channels, device),
             time_embedding: TimestepEmbedding::new(channels, config.time_dim(), device),
+            add_embedding: TimestepEmbedding::added(config, device),
             down_blocks: DownBlock::all(config, device),
             mid_block: MidBlock::new(config, device),
             up_blocks: UpBlock::all(config, device),
@@ -54,8 +55,7 @@ impl Unet {
                 .with_epsilon(config.norm_eps)
                 .init(device),
             conv_out: conv3x3(channels, config.out_channels, device),
-            time: config.time,
-            sinusoidal_dim: channels,
+            time_proj: TimeProjection::new(config),
         }
     }
 
@@ -64,11 +64,19 @@ impl Unet {
     /// # Shapes
     /// - noisy_latents: `[batch, in_channels, height, width]`
     /// - timesteps: one per sample
-    /// - context: `[batch, prompt tokens, context_dim]`
+    ///
+    /// # Panics
+    /// If the conditioning is of another model, see [`UnetConfig::check_conditioning`].
     #[must_use]
-    pub fn encode(&self, noisy_latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Encoded {
-        let time = sinusoidal(timesteps, self.sinusoidal_dim, self.time, &noisy_latents.device());
-        let time = self.time_embedding.forward(time).cast(noisy_latents.dtype());
+    pub fn encode(
+        &self,
+        noisy_latents: Tensor<4>,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+    ) -> Encoded {
+        let time = self.time_proj.forward(timesteps, conditioning);
+        let time = time.embed(&self.time_embedding, self.add_embedding.as_ref()).cast(noisy_latents.dtype());
+        let context = &conditioning.context;
         let mut features = conv2d(&self.conv_in, noisy_latents);
         let mut skips = vec![features.clone()];
         for block in &self.down_blocks {
@@ -114,17 +122,20 @@ impl Unet {
     /// # Shapes
     /// - noisy_latents: `[batch, in_channels, height, width]`
     /// - timesteps: one per sample
-    /// - context: `[batch, prompt tokens, context_dim]`
     /// - output: `[batch, out_channels, height, width]`
+    ///
+    /// # Panics
+    /// If the conditioning or the residuals are of another model.
     #[must_use]
     pub fn forward(
         &self,
         noisy_latents: Tensor<4>,
         timesteps: &[f32],
-        context: &Tensor<3>,
+        conditioning: &Conditioning,
         residuals: Option<Residuals>,
     ) -> Tensor<4> {
-        self.decode(self.encode(noisy_latents, timesteps, context), context, residuals)
+        let encoded = self.encode(noisy_latents, timesteps, conditioning);
+        self.decode(encoded, &conditioning.context, residuals)
     }
 }
 

@@ -53,6 +53,12 @@ impl VaeConfig {
         }
     }
 
+    /// The autoencoder of Stable Diffusion XL: the same networks with other weights.
+    #[must_use]
+    pub fn sdxl() -> Self {
+        Self { scaling_factor: 0.13025, sample_size: 1024, ..Self::sd15() }
+    }
+
     /// Width and height of the image square behind one latent, in pixels: 8 for Stable Diffusion.
     #[must_use]
     pub fn pixels_per_latent(&self) -> usize {

@@ -89,8 +89,9 @@ impl Stage for DenoiserStage {
 
         let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let autodiff = self.device.clone().autodiff();
-        let context = encode_prompts(&self.tokenizer, &model.text_encoder, &prompts, &autodiff);
-        let prediction = model.unet.forward(noisy_latents, &times(&timesteps), &context, None);
+        let text = encode_prompts(&self.tokenizer, &model.text_encoder, &prompts, &autodiff);
+        let conditioning = text.last_hidden_state.into();
+        let prediction = model.unet.forward(noisy_latents, &times(&timesteps), &conditioning, None);
         mse(prediction, self.schedule.target(latents, noise, &timesteps))
     }
 

@@ -46,12 +46,13 @@ impl Artist<'_> {
     fn denoise(&self, mut latents: Tensor<4>, prompts: &[&str]) -> Result<Tensor<4>> {
         let n_pictures = prompts.len();
         let both: Vec<&str> = std::iter::repeat_n("", n_pictures).chain(prompts.iter().copied()).collect();
-        let context = encode_prompts(self.tokenizer, &self.denoiser.text_encoder, &both, self.device);
+        let text = encode_prompts(self.tokenizer, &self.denoiser.text_encoder, &both, self.device);
+        let conditioning = text.last_hidden_state.into();
         let mut sampler = Sampler::from_config(SamplerKind::Ddim, &TinyBase::scheduler(), N_STEPS)?;
         for (step_idx, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
             let pair = latents.clone().repeat_dim(0, 2);
             let times = times(&vec![timestep; 2 * n_pictures]);
-            let prediction = self.denoiser.unet.forward(pair, &times, &context, None);
+            let prediction = self.denoiser.unet.forward(pair, &times, &conditioning, None);
             let empty = prediction.clone().narrow(0, 0, n_pictures);
             let prompted = prediction.narrow(0, n_pictures, n_pictures);
             let guided = empty.clone() + (prompted - empty) * GUIDANCE_SCALE;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use pyrograph_data::{Palette, colors_right};
-use pyrograph_pipeline::{Bundle, BundleOptions, TinyBase, TinyModels};
+use pyrograph_pipeline::{Bundle, BundleOptions, TextEncoder, TinyBase, TinyModels};
 use pyrograph_weights::SaveDtype;
 
 use crate::denoiser::Denoiser;
@@ -49,7 +49,8 @@ fn list_files(dir: &Path, root: &Path) -> Result<u64> {
 pub(crate) fn measure(folder: &Path, recipe: &Recipe, device: &Device) -> Result<()> {
     let bundle = Bundle::open(folder, &BundleOptions::default(), device)?;
     println!("quality: PSNR {:.2} dB", reconstruction_psnr(&bundle.vae, recipe, device)?);
-    let Bundle { vae, tokenizer, unet, text_encoder, .. } = bundle;
+    let Bundle { vae, unet, text, .. } = bundle;
+    let TextEncoder { tokenizer, model: text_encoder, .. } = text.first;
     let denoiser = Denoiser { unet, text_encoder };
     let artist = Artist { vae: &vae, tokenizer: &tokenizer, denoiser: &denoiser, device };
 

@@ -20,15 +20,16 @@ by itself; the others wait for the device after each phase, which training does 
 
 Examples:
   pyrograph bench --batch-size 1 4 16 --html bench.html
-  pyrograph bench --preset sd15 --resolution 256 --batch-size 1 --steps 3 --json";
+  pyrograph bench --preset sd15 --resolution 256 --batch-size 1 --steps 3 --json
+  pyrograph bench --preset sdxl --resolution 512 --mixed_precision bf16 --gradient-checkpointing --use_8bit_adam --steps 1";
 
 /// Measure how fast training is, where the time of a step goes, and how much memory it takes.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct BenchArgs {
-    /// The base model: `tiny`, the one inside this program; `sd15`, Stable Diffusion 1.5 with random weights; or a
-    /// Stable Diffusion folder in diffusers' layout.
-    #[arg(long, default_value = "tiny", value_name = "tiny|sd15|DIR")]
+    /// The base model: `tiny`, the one inside this program; `sd15` or `sdxl`, Stable Diffusion 1.5 or XL with random
+    /// weights; or a Stable Diffusion folder in diffusers' layout.
+    #[arg(long, default_value = "tiny", value_name = "tiny|sd15|sdxl|DIR")]
     pub(crate) preset: BenchModel,
     /// Width and height of the pictures in pixels, a multiple of 8 [default: what the base model was trained for].
     #[arg(long, value_name = "PIXELS", value_parser = side)]
@@ -66,6 +67,7 @@ impl BenchArgs {
 pub(crate) enum BenchModel {
     Tiny,
     Sd15,
+    Sdxl,
     Folder(PathBuf),
 }
 
@@ -74,6 +76,7 @@ impl fmt::Display for BenchModel {
         match self {
             Self::Tiny => f.write_str("tiny"),
             Self::Sd15 => f.write_str("sd15"),
+            Self::Sdxl => f.write_str("sdxl"),
             Self::Folder(folder) => folder.display().fmt(f),
         }
     }
@@ -86,6 +89,7 @@ impl FromStr for BenchModel {
         Ok(match name {
             "tiny" => Self::Tiny,
             "sd15" => Self::Sd15,
+            "sdxl" => Self::Sdxl,
             folder => Self::Folder(folder.into()),
         })
     }

@@ -25,8 +25,8 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     pub(crate) prompt: String,
     /// What to stay away from; used if the guidance scale is above 1.
-    #[arg(long, value_name = "PROMPT", default_value = "")]
-    pub(crate) negative_prompt: String,
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) negative_prompt: Option<String>,
     /// Denoising steps.
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) num_inference_steps: NonZeroUsize,

@@ -75,6 +75,7 @@ fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bun
             Bundle::open(&folder, &BundleOptions::default(), device)
         }
         BenchModel::Sd15 => Bundle::random_sd15(scratch, device),
+        BenchModel::Sdxl => Bundle::random_sdxl(scratch, device),
         BenchModel::Folder(folder) => Bundle::open(folder, &BundleOptions::default(), device),
     }
 }

@@ -158,7 +158,7 @@ impl Trainer {
         let tensors = BTreeMap::from([
             ("moments".to_owned(), batch.moments.clone().cast(DType::F32).into_data()),
             ("hint".to_owned(), batch.hint.clone().cast(DType::F32).into_data()),
-            ("context".to_owned(), batch.context.clone().cast(DType::F32).into_data()),
+            ("context".to_owned(), batch.conditioning.context.clone().cast(DType::F32).into_data()),
         ]);
         let metadata = BTreeMap::from([("ids".to_owned(), batch.ids.join("\n"))]);
         let path = dir.join(format!("micro-{micro_step}.safetensors"));

@@ -188,7 +188,8 @@ impl Trainer {
         };
         let mut batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout);
         if let Some(tap) = &mut self.tap {
-            let Batch { moments, hint, context, ids, .. } = &mut batch;
+            let Batch { moments, hint, conditioning, ids, .. } = &mut batch;
+            let context = &mut conditioning.context;
             let step = self.position.optimizer_step.into();
             tap.batch(Tapped { step, micro_step, ids, moments, hint, context });
         }
