@@ -9,6 +9,8 @@ pub(crate) const OUTPUT: f64 = of([1e-4, 1e-4, 2e-3]);
 pub(crate) const NOISING: f64 = of([1e-6, 1e-6, 1e-6]);
 /// A sampler's whole way, without a network.
 pub(crate) const SAMPLING: f64 = of([1e-5, 1e-5, 1e-5]);
+/// The same of samplers that divide by a small sigma what was rounded at a large one.
+pub(crate) const SOLVING: f64 = of([5e-5, 5e-5, 5e-5]);
 /// Losses, gradients and parameters after optimizer steps, relative, in the L2 norm.
 pub(crate) const TRAINING: f64 = of([1e-3, 1e-3, 1e-2]);
 /// The same of samples in one batch and one by one: gradients and pictures.

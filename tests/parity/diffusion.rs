@@ -75,7 +75,8 @@ fn diffusion_timesteps_equal_diffusers_for_1_to_50_steps() {
                 let sampler = Sampler::from_config(kind, &json, n_steps).unwrap();
                 let list;
                 (list, expected) = expected.split_at(n_steps);
-                assert_eq!(sampler.timesteps(), list, "{} {kind}, {n_steps} steps", case.name);
+                let timesteps: Vec<f64> = list.iter().map(|timestep| *timestep as f64).collect();
+                assert_eq!(sampler.timesteps(), timesteps, "{} {kind}, {n_steps} steps", case.name);
             }
             assert!(expected.is_empty(), "{} {kind}: more timesteps than steps", case.name);
         }
@@ -84,6 +85,7 @@ fn diffusion_timesteps_equal_diffusers_for_1_to_50_steps() {
 
 #[test]
 fn diffusion_trajectories_equal_diffusers() {
+    let device = backend::device();
     for case in cases("sampler") {
         let json = scheduler_config(&case);
         let tensors = case.tensors("tensors.safetensors");
@@ -93,11 +95,83 @@ fn diffusion_trajectories_equal_diffusers() {
                 let mut sampler = Sampler::from_config(kind, &json, n_steps).unwrap();
                 assert_eq!(sampler.init_noise_sigma(), 1.0);
                 let timesteps = sampler.timesteps().to_vec();
-                let step = |output, step_idx, latents| sampler.step(output, step_idx, latents);
-                check_trajectory(&format!("{} {kind}.{n_steps}", case.name), &tensors, &timesteps, step);
+                let step = |network: Network<'_>, call, latents: Tensor<4>| {
+                    sampler.step(network(latents.clone()), call, latents, &mut || {
+                        unreachable!("it draws no noise")
+                    })
+                };
+                let start = tensors.float::<4>("start", &device);
+                let actual = trajectory(&tensors, start, &timesteps, step);
+                let tensor = format!("{kind}.{n_steps}");
+                let expected = tensors.float(&tensor, &device);
+                assert_close(&format!("{} {tensor}", case.name), actual, expected, tolerance::SAMPLING);
             }
         }
     }
+}
+
+#[derive(Deserialize)]
+struct SolverCase {
+    samplers: Vec<SamplerKind>,
+    steps: Vec<usize>,
+}
+
+#[test]
+fn diffusion_every_other_sampler_equals_diffusers_step_for_step() {
+    let device = backend::device();
+    for case in cases("solver") {
+        let json = scheduler_config(&case);
+        let tensors = case.tensors("tensors.safetensors");
+        let details = case.json::<SolverCase>("case.json");
+        for (kind, &n_steps) in
+            details.samplers.iter().flat_map(|kind| details.steps.iter().map(move |n| (kind, n)))
+        {
+            let tensor = format!("{kind}.{n_steps}");
+            let name = format!("{} {tensor}", case.name);
+            let mut sampler = Sampler::from_config(*kind, &json, n_steps).unwrap();
+            let expected = numbers(tensors.float::<1>(&format!("{tensor}.timesteps"), &device));
+            assert_eq!(sampler.timesteps().len(), expected.len(), "{name}: timesteps");
+            for (timestep, expected) in sampler.timesteps().iter().zip(expected) {
+                assert!(
+                    (timestep - expected).abs() < 1e-3,
+                    "{name}: timestep {timestep}, expected {expected}"
+                );
+            }
+            let sigma = numbers(tensors.float::<1>(&format!("{tensor}.sigma"), &device))[0];
+            assert!((sampler.init_noise_sigma() / sigma - 1.0).abs() < 1e-6, "{name}: first noise");
+
+            let fresh = tensors.float::<4>("fresh", &device);
+            let mut n_drawn = 0;
+            let mut noise = || {
+                n_drawn += 1;
+                rolled(fresh.clone(), n_drawn - 1)
+            };
+            let start = tensors.float::<4>("start", &device) * sampler.init_noise_sigma();
+            let timesteps = sampler.timesteps().to_vec();
+            let step = |network: Network<'_>, call, latents: Tensor<4>| {
+                let output = network(sampler.scale_input(latents.clone(), call));
+                sampler.step(output, call, latents, &mut noise)
+            };
+            let actual = trajectory(&tensors, start, &timesteps, step);
+            // Noise of a sigma of 4096, with zero terminal SNR, is rounded to 24 bits before it is taken away again.
+            let tolerance = tolerance::SOLVING.max(1e-7 * sigma);
+            assert_close(&name, actual, tensors.float(&tensor, &device), tolerance);
+        }
+    }
+}
+
+/// The numbers of a tensor, moved by some places; those past the end come in at the front.
+fn rolled(tensor: Tensor<4>, places: usize) -> Tensor<4> {
+    let shape = tensor.dims();
+    let flat: Tensor<1> = tensor.flatten(0, 3);
+    let [len] = flat.dims();
+    let places = places % len;
+    let rolled = if places == 0 {
+        flat
+    } else {
+        Tensor::cat(vec![flat.clone().narrow(0, len - places, places), flat.narrow(0, 0, len - places)], 0)
+    };
+    rolled.reshape(shape)
 }
 
 #[test]
@@ -110,10 +184,13 @@ fn diffusion_ddim_with_fresh_noise_equals_diffusers() {
         }
         let sampler = Ddim::new(&DdimConfig::try_from(&scheduler_config(&case)).unwrap(), 10).unwrap();
         let noise = tensors.float::<4>("fresh", &device);
-        let step = |output, step_idx, latents| {
-            sampler.step(output, step_idx, latents, Some(VarianceNoise { eta: 0.7, noise: noise.clone() }))
+        let step = |network: Network<'_>, call, latents: Tensor<4>| {
+            let fresh = VarianceNoise { eta: 0.7, noise: noise.clone() };
+            sampler.step(network(latents.clone()), call, latents, Some(fresh))
         };
-        check_trajectory(&format!("{} ddim.fresh", case.name), &tensors, sampler.timesteps(), step);
+        let actual = trajectory(&tensors, tensors.float("start", &device), sampler.timesteps(), step);
+        let expected = tensors.float("ddim.fresh", &device);
+        assert_close(&format!("{} ddim.fresh", case.name), actual, expected, tolerance::SAMPLING);
     }
 }
 
@@ -134,6 +211,7 @@ fn diffusion_configs_resolve_and_are_written_as_diffusers_does() {
                     assert_eq!(config, UniPcConfig::try_from(&resolved).unwrap(), "{} {kind}", case.name);
                     SchedulerJson::from(&config)
                 }
+                other => panic!("no config of {other} is written"),
             };
             let [resolved, written] = [resolved, written].map(|json| serde_json::to_value(json).unwrap());
             for (key, value) in written.as_object().unwrap() {
@@ -143,26 +221,27 @@ fn diffusion_configs_resolve_and_are_written_as_diffusers_does() {
     }
 }
 
-/// Follows the generator's `trajectory` and compares every latents it kept. The name ends in the tensor's name.
-fn check_trajectory(
-    name: &str,
+/// The network of the generator's trajectories at one timestep.
+type Network<'a> = &'a dyn Fn(Tensor<4>) -> Tensor<4>;
+
+/// Follows the generator's `trajectory`: every latents that it kept.
+fn trajectory(
     tensors: &Tensors,
-    timesteps: &[usize],
-    mut step: impl FnMut(Tensor<4>, usize, Tensor<4>) -> Tensor<4>,
-) {
-    let device = backend::device();
-    let (_, tensor) = name.split_once(' ').expect("case and tensor");
-    let bias = tensors.float::<4>("bias", &device);
-    let mut latents = tensors.float::<4>("start", &device);
+    start: Tensor<4>,
+    timesteps: &[f64],
+    mut step: impl FnMut(Network<'_>, usize, Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    let bias = tensors.float::<4>("bias", &backend::device());
+    let mut latents = start;
     let mut kept = Vec::new();
-    for (step_idx, &timestep) in timesteps.iter().enumerate() {
-        let output = latents.clone() * (0.3 * (timestep as f64 / 1000.0).cos()) + bias.clone() * 0.5;
-        latents = step(output, step_idx, latents);
-        if timesteps.len() < 10 || (step_idx + 1) % 10 == 0 {
+    for (call, &timestep) in timesteps.iter().enumerate() {
+        let network = |input: Tensor<4>| input * (0.3 * (timestep / 1000.0).cos()) + bias.clone() * 0.5;
+        latents = step(&network, call, latents);
+        if timesteps.len() < 10 || (call + 1) % 10 == 0 {
             kept.push(latents.clone());
         }
     }
-    assert_close(name, Tensor::cat(kept, 0), tensors.float(tensor, &device), tolerance::SAMPLING);
+    Tensor::cat(kept, 0)
 }
 
 fn numbers(tensor: Tensor<1>) -> Vec<f64> {

@@ -3,11 +3,15 @@
 Kind `schedule`: a `scheduler_config.json` as it lies on disk, the tables DDPM makes of it, noisy latents and velocity.
 Kind `sampler`: the same file taken to DDIM and UniPC by `from_config`, the config that results (`ddim.json`), the
 timesteps for 1 to 50 steps one after the other, and the latents along whole trajectories with a made-up network.
+Kind `solver`: the same file taken to the other samplers: for some numbers of steps the timesteps, the standard deviation of the first
+noise and the trajectory. Fresh noise is the tensor `fresh`, rolled by as many places as were drawn before.
 """
 
 import json
 import math
+import sys
 import tempfile
+import unittest.mock
 from pathlib import Path
 
 import diffusers
@@ -18,6 +22,19 @@ import case
 SHAPE = (2, 4, 3, 5)
 TRAJECTORIES = [1, 2, 3, 5, 10, 20, 50]
 CLASSES = {"ddim": diffusers.DDIMScheduler, "unipc": diffusers.UniPCMultistepScheduler}
+
+SOLVERS = {
+    "ddpm": diffusers.DDPMScheduler,
+    "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
+    "dpmpp-2m-sde": diffusers.DPMSolverMultistepScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "euler-a": diffusers.EulerAncestralDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
+    "pndm": diffusers.PNDMScheduler,
+}
+SOLVER_STEPS = [1, 2, 3, 10, 20]
 
 LATENT_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -129,6 +146,27 @@ def make(out: Path, seed: int) -> None:
     for name, (config, kinds) in samplers.items():
         write_sampler(out, name, config, kinds, random)
 
+    karras = {"use_karras_sigmas": True}
+    multistep = ["dpmpp-2m", "dpmpp-2m-sde"]
+    solvers = {
+        "sd15": (SD15, list(SOLVERS)),
+        "sd21_v": (SD21_V, list(SOLVERS)),
+        "sdxl": (SDXL, list(SOLVERS)),
+        "trailing": ({**SD15, "timestep_spacing": "trailing"}, ["dpmpp-2m", "euler", "euler-a", "heun", "pndm"]),
+        "zero_snr": (ZERO_SNR, ["ddpm", "dpmpp-2m", "euler", "euler-a", "lcm"]),
+        "cosine_clipped": ({**COSINE, "variance_type": "fixed_large"}, ["ddpm", "lcm"]),
+        "karras": ({**SD15, **karras}, ["dpmpp-2m", "dpmpp-2m-sde", "euler", "heun", "lms"]),
+        "karras_limits": ({**SDXL, **karras, "sigma_min": 0.05, "sigma_max": 9.0}, ["dpmpp-2m", "euler", "lms"]),
+        "order_3": (DPM_SOLVER, ["dpmpp-2m"]),
+        "second_order_heun": ({**DPM_SOLVER, "solver_order": 2, "solver_type": "heun"}, multistep),
+        "to_sigma_min": (
+            {**DPM_SOLVER, "solver_order": 2, "final_sigmas_type": "sigma_min", "lower_order_final": False},
+            multistep,
+        ),
+    }
+    for name, (config, kinds) in solvers.items():
+        write_solver(out, name, config, kinds, random)
+
 
 def load(config: dict):
     """The scheduler of the class that the file names, as a pipeline loads it."""
@@ -182,13 +220,39 @@ def write_sampler(out: Path, name: str, config: dict, kinds: list[str], random: 
     case.write(out, "sampler", name, details, scheduler_config=config, tensors=tensors, **resolved)
 
 
+def write_solver(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
+    tensors = {"start": normal(random), "bias": normal(random), "fresh": normal(random)}
+    for kind in kinds:
+        options = {"algorithm_type": "sde-dpmsolver++"} if kind == "dpmpp-2m-sde" else {}
+        for n_steps in SOLVER_STEPS:
+            scheduler = SOLVERS[kind].from_config(load(config).config, **options)
+            kept = fresh_trajectory(scheduler, n_steps, tensors)
+            tensors[f"{kind}.{n_steps}"] = kept
+            tensors[f"{kind}.{n_steps}.timesteps"] = scheduler.timesteps.float()
+            tensors[f"{kind}.{n_steps}.sigma"] = torch.tensor([float(scheduler.init_noise_sigma)])
+    case.write(out, "solver", name, {"samplers": kinds, "steps": SOLVER_STEPS}, scheduler_config=config, tensors=tensors)
+
+
+def fresh_trajectory(scheduler, n_steps: int, tensors: dict) -> torch.Tensor:
+    """A trajectory in which the n-th fresh noise is `fresh` rolled by n places."""
+    drawn = iter(range(1000))
+
+    def rolled(shape, **_):
+        return torch.roll(tensors["fresh"].flatten(), next(drawn)).reshape(shape)
+
+    module = sys.modules[type(scheduler).__module__]
+    with unittest.mock.patch.object(module, "randn_tensor", rolled, create=True):
+        return trajectory(scheduler, n_steps, tensors["start"], tensors["bias"])
+
+
 def trajectory(scheduler, n_steps: int, start: torch.Tensor, bias: torch.Tensor, **options) -> torch.Tensor:
     """The latents after each step, of long trajectories after every tenth: `[n_kept * batch, ...]`."""
     scheduler.set_timesteps(n_steps)
+    scheduler.set_begin_index(0) if hasattr(scheduler, "set_begin_index") else None
     latents = start * scheduler.init_noise_sigma
     kept = []
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        output = 0.3 * latents * math.cos(timestep / 1000) + 0.5 * bias
+        output = 0.3 * scheduler.scale_model_input(latents, timestep) * math.cos(timestep / 1000) + 0.5 * bias
         latents = scheduler.step(output, timestep, latents, **options).prev_sample
         if n_steps < 10 or done % 10 == 0:
             kept.append(latents)

@@ -352,11 +352,11 @@ impl From<&UniPcConfig> for SchedulerJson {
     }
 }
 
-fn choice<C: Choice>(name: Option<&str>, default: C) -> Result<C, DiffusionError> {
+pub(crate) fn choice<C: Choice>(name: Option<&str>, default: C) -> Result<C, DiffusionError> {
     name.map_or(Ok(default), C::from_name)
 }
 
-fn reject_true(key: &'static str, value: Option<bool>) -> Result<(), DiffusionError> {
+pub(crate) fn reject_true(key: &'static str, value: Option<bool>) -> Result<(), DiffusionError> {
     if value == Some(true) { Err(unsupported(key, true, "false")) } else { Ok(()) }
 }
 
@@ -364,7 +364,11 @@ fn reject_some(key: &'static str, value: Option<&impl fmt::Display>) -> Result<(
     value.map_or(Ok(()), |value| Err(unsupported(key, value, "null")))
 }
 
-fn unsupported(key: &'static str, value: impl fmt::Display, supported: impl Into<String>) -> DiffusionError {
+pub(crate) fn unsupported(
+    key: &'static str,
+    value: impl fmt::Display,
+    supported: impl Into<String>,
+) -> DiffusionError {
     DiffusionError::UnsupportedValue { key, value: value.to_string(), supported: supported.into() }
 }
 

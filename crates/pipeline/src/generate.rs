@@ -33,7 +33,7 @@ pub struct Request {
     pub mode: ControlMode,
     /// The sampler.
     pub sampler: SamplerKind,
-    /// Draws the first latents if none are given.
+    /// Draws the first latents if none are given, and the fresh noise of samplers that add some.
     pub seed: u64,
     /// The first latents, `[pictures, channels, height / factor, width / factor]`, standard normal.
     pub latents: Option<Tensor<4>>,
@@ -74,21 +74,29 @@ pub fn generate_while(
     }
     let mut sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.n_steps)
         .map_err(PipelineError::Scheduler)?;
-    let mut latents = first_latents(bundle, request, &device)? * sampler.init_noise_sigma();
+    let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
+    let mut latents = first_latents(bundle, request, &mut rng, &device)? * sampler.init_noise_sigma();
+    let shape = latents.dims();
     let denoiser = Denoiser::new(bundle, controlnet, request, &device);
-    for (step_idx, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
+    for (call, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
         if !keep_going() {
             return Ok(None);
         }
-        #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
-        let prediction = denoiser.predict(latents.clone(), timestep as f32);
-        latents = sampler.step(prediction, step_idx, latents);
+        let input = sampler.scale_input(latents.clone(), call);
+        #[expect(clippy::cast_possible_truncation, reason = "it is an f32 or a whole number")]
+        let prediction = denoiser.predict(input, timestep as f32);
+        latents = sampler.step(prediction, call, latents, &mut || standard_normal(shape, &mut rng, &device));
     }
     let pictures = bundle.vae.decode(bundle.vae.unscale(latents));
     Ok(Some((pictures / 2.0 + 0.5).clamp(0.0, 1.0)))
 }
 
-fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<Tensor<4>, PipelineError> {
+fn first_latents(
+    bundle: &Bundle,
+    request: &Request,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Result<Tensor<4>, PipelineError> {
     let [n_pictures, _, height, width] = request.hints.dims();
     let factor = bundle.vae_config.pixels_per_latent();
     let expected = [n_pictures, bundle.unet_config.in_channels, height / factor, width / factor];
@@ -97,7 +105,7 @@ fn first_latents(bundle: &Bundle, request: &Request, device: &Device) -> Result<
         Some(latents) => {
             Err(PipelineError::LatentsShape { expected: expected.to_vec(), found: latents.dims().to_vec() })
         }
-        None => Ok(standard_normal(expected, &mut ChaCha8Rng::seed_from_u64(request.seed), device)),
+        None => Ok(standard_normal(expected, rng, device)),
     }
 }
 

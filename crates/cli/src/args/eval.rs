@@ -49,7 +49,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "G", default_value_t = 3.0, value_parser = finite)]
     pub(crate) guidance_scale: f64,
     /// The sampler.
-    #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(["unipc", "ddim"]))]
+    #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(SamplerKind::ALL.map(SamplerKind::name)))]
     pub(crate) scheduler: SamplerKind,
     /// Draws the first latents.
     #[arg(long, default_value_t = 0)]

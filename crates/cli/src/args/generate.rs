@@ -40,9 +40,12 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     pub(crate) guess_mode: bool,
     /// The sampler.
-    #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(["unipc", "ddim"]))]
+    #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(SamplerKind::ALL.map(SamplerKind::name)))]
     pub(crate) scheduler: SamplerKind,
-    /// Draws the first latents if `--latents` gives none.
+    /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, euler, heun and lms.
+    #[arg(long)]
+    pub(crate) karras_sigmas: bool,
+    /// Draws the first latents if `--latents` gives none, and fresh noise.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// The first latents: a safetensors file with a tensor named `latents`.

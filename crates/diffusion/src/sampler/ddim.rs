@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::timesteps::Grid;
+use super::{NoiseSource, Solver};
 use crate::config::{DdimConfig, PredictionType};
 use crate::error::DiffusionError;
 use crate::schedule::{NoiseLevel, NoiseSchedule};
@@ -15,7 +16,7 @@ use crate::schedule::{NoiseLevel, NoiseSchedule};
 pub struct Ddim {
     prediction_type: PredictionType,
     clip_sample_range: Option<f64>,
-    timesteps: Vec<usize>,
+    timesteps: Vec<f64>,
     /// `alpha^2` at each timestep and after its step.
     alphas_cumprod: Vec<(f64, f64)>,
 }
@@ -64,12 +65,13 @@ impl Ddim {
                 (table[timestep], next)
             })
             .collect();
+        let timesteps = timesteps.into_iter().map(|timestep| timestep as f64).collect();
         Ok(Self { prediction_type, clip_sample_range: config.clip_sample_range, timesteps, alphas_cumprod })
     }
 
     /// The timestep of each step, falling.
     #[must_use]
-    pub fn timesteps(&self) -> &[usize] {
+    pub fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
@@ -110,10 +112,27 @@ impl Ddim {
     }
 }
 
+impl Solver for Ddim {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn step(
+        &mut self,
+        output: Tensor<4>,
+        call: usize,
+        sample: Tensor<4>,
+        _noise: NoiseSource<'_>,
+    ) -> Tensor<4> {
+        Self::step(self, output, call, sample, None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{BetaSchedule, ScheduleConfig, TimestepSpacing};
+    use crate::rounding::round_to_timestep;
 
     fn config(prediction_type: PredictionType) -> DdimConfig {
         DdimConfig {
@@ -151,7 +170,7 @@ mod tests {
         let noise = Tensor::<4>::from_floats([[[[-1.5, 0.25]]]], &device);
         let last =
             sampler.timesteps().iter().enumerate().fold(noise.clone(), |latents, (step_idx, &timestep)| {
-                let velocity = schedule.target(image.clone(), noise.clone(), &[timestep]);
+                let velocity = schedule.target(image.clone(), noise.clone(), &[round_to_timestep(timestep)]);
                 sampler.step(velocity, step_idx, latents, None)
             });
         assert!((last - image).abs().max().into_scalar::<f32>() < 1e-5);

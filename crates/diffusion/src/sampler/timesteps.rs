@@ -18,38 +18,49 @@ pub(super) struct Grid {
 impl Grid {
     /// The `n_steps` timesteps, from the noisiest on.
     ///
+    /// # Errors
+    /// As [`Self::points`].
+    pub(super) fn timesteps(self) -> Result<Vec<usize>, DiffusionError> {
+        Ok(self.points()?.into_iter().map(round_to_timestep).collect())
+    }
+
+    /// As [`Self::timesteps`], but those of linspace lie between the training timesteps.
+    ///
     /// Source: Lin et al. 2023, table 2; diffusers 0.42 `set_timesteps`, with numpy's order of operations so that
     /// halves round alike. For some numbers of steps above 60 diffusers' trailing list has one entry more, -1, by
     /// a rounding error; ours never has.
-    pub(super) fn timesteps(self) -> Result<Vec<usize>, DiffusionError> {
+    ///
+    /// # Errors
+    /// If there are no steps, more than training timesteps, or one of them lies past the last training timestep.
+    pub(super) fn points(self) -> Result<Vec<f64>, DiffusionError> {
         let Self { spacing, n_points, n_steps, n_train_timesteps, steps_offset } = self;
         if !(1..=n_train_timesteps).contains(&n_steps) {
             return Err(DiffusionError::StepCount { n_steps, n_train_timesteps });
         }
         let points_falling = (0..n_points).rev().take(n_steps);
-        let timesteps: Vec<usize> = match spacing {
+        let points: Vec<f64> = match spacing {
             TimestepSpacing::Leading => {
                 let stride = n_train_timesteps / n_points;
-                points_falling.map(|i| (i * stride).saturating_add(steps_offset)).collect()
+                points_falling.map(|i| (i * stride).saturating_add(steps_offset) as f64).collect()
             }
             TimestepSpacing::Linspace => {
                 let n_gaps = n_points.saturating_sub(1).max(1);
                 let stride = (n_train_timesteps - 1) as f64 / n_gaps as f64;
-                points_falling.map(|i| round_to_timestep(i as f64 * stride)).collect()
+                points_falling.map(|i| i as f64 * stride).collect()
             }
             TimestepSpacing::Trailing => {
                 // numpy's arange multiplies the difference of its first two values.
                 let end = n_train_timesteps as f64;
                 let stride = (end - end / n_steps as f64) - end;
-                (0..n_steps).map(|i| round_to_timestep(end + i as f64 * stride) - 1).collect()
+                (0..n_steps).map(|i| (end + i as f64 * stride).round_ties_even() - 1.0).collect()
             }
         };
         let last_timestep = n_train_timesteps - 1;
-        match timesteps.first() {
-            Some(&timestep) if timestep > last_timestep => {
+        match points.first().copied().map(round_to_timestep) {
+            Some(timestep) if timestep > last_timestep => {
                 Err(DiffusionError::TimestepOutOfRange { timestep, last_timestep, steps_offset, n_steps })
             }
-            _ => Ok(timesteps),
+            _ => Ok(points),
         }
     }
 }

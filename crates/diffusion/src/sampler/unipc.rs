@@ -5,16 +5,12 @@ use std::collections::VecDeque;
 use burn::prelude::*;
 use burn::tensor::DType;
 
+use super::sigmas::{level, sigma_table};
 use super::timesteps::Grid;
+use super::{NoiseSource, Solver};
 use crate::config::{FinalSigma, SolverType, UniPcConfig};
 use crate::error::DiffusionError;
-use crate::rounding::round_to_f32;
-use crate::schedule::{NoiseLevel, NoiseSchedule};
-
-/// `alpha^2` instead of 0 at the last timestep of a schedule with zero terminal SNR, so that sigma is finite.
-///
-/// Source: diffusers 0.42 `UniPCMultistepScheduler.__init__`.
-const ZERO_SNR_ALPHA_CUMPROD: f64 = 1.0 / (1 << 24) as f64;
+use crate::schedule::NoiseSchedule;
 
 /// Unified predictor-corrector, for a fixed number of steps.
 ///
@@ -24,7 +20,7 @@ const ZERO_SNR_ALPHA_CUMPROD: f64 = 1.0 / (1 << 24) as f64;
 #[derive(Debug, Clone)]
 pub struct UniPc {
     config: UniPcConfig,
-    timesteps: Vec<usize>,
+    timesteps: Vec<f64>,
     /// `sigma / alpha` at each timestep and after the last step, in f32.
     sigmas: Vec<f64>,
     /// The latest predictions in the solver's form, newest first.
@@ -68,29 +64,24 @@ impl UniPc {
         }
         .timesteps()?;
 
-        let sigma_at = |timestep: usize| {
-            let alpha_cumprod = match schedule.alphas_cumprod()[timestep] {
-                0.0 => ZERO_SNR_ALPHA_CUMPROD,
-                alpha_cumprod => alpha_cumprod,
-            };
-            round_to_f32(round_to_f32(round_to_f32(1.0 - alpha_cumprod) / alpha_cumprod).sqrt())
-        };
+        let table = sigma_table(&schedule);
         let final_sigma = match config.final_sigma {
             FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => sigma_at(0),
+            FinalSigma::SigmaMin => table[0],
         };
         let sigmas: Vec<f64> =
-            timesteps.iter().map(|&timestep| sigma_at(timestep)).chain([final_sigma]).collect();
+            timesteps.iter().map(|&timestep| table[timestep]).chain([final_sigma]).collect();
         let falls = sigmas.windows(2).map(|pair| pair[0] > pair[1]);
         if let Some((_, &timestep)) = falls.zip(&timesteps).find(|(falls, _)| !falls) {
             return Err(DiffusionError::NoiseDoesNotFall { timestep, n_steps });
         }
+        let timesteps = timesteps.into_iter().map(|timestep| timestep as f64).collect();
         Ok(Self { config: config.clone(), timesteps, sigmas, outputs: VecDeque::new(), last: None })
     }
 
     /// The timestep of each step, falling.
     #[must_use]
-    pub fn timesteps(&self) -> &[usize] {
+    pub fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
@@ -223,11 +214,6 @@ impl UniPc {
     }
 }
 
-fn level(sigma_over_alpha: f64) -> NoiseLevel {
-    let alpha = 1.0 / (sigma_over_alpha.powi(2) + 1.0).sqrt();
-    NoiseLevel { alpha, sigma: sigma_over_alpha * alpha }
-}
-
 /// Solves `sum_j ratios[j]^i * weights[j] = moments[i]` by elimination. The ratios differ, so every leading
 /// minor of the matrix is nonzero and no pivoting is needed.
 fn solve_vandermonde(ratios: &[f64], moments: &[f64]) -> Vec<f64> {
@@ -258,10 +244,27 @@ fn solve_vandermonde(ratios: &[f64], moments: &[f64]) -> Vec<f64> {
     weights
 }
 
+impl Solver for UniPc {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn step(
+        &mut self,
+        output: Tensor<4>,
+        call: usize,
+        sample: Tensor<4>,
+        _noise: NoiseSource<'_>,
+    ) -> Tensor<4> {
+        Self::step(self, output, call, sample)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
+    use crate::rounding::round_to_timestep;
 
     fn config() -> UniPcConfig {
         UniPcConfig {
@@ -289,7 +292,8 @@ mod tests {
         let noise = Tensor::<4>::from_floats([[[[-1.5, 0.25, 1.0]]]], &device);
         let schedule = NoiseSchedule::new(&config.schedule).unwrap();
         let mut sampler = UniPc::new(config, n_steps).unwrap();
-        let mut latents = schedule.add_noise(image.clone(), noise, &[sampler.timesteps()[0]]);
+        let mut latents =
+            schedule.add_noise(image.clone(), noise, &[round_to_timestep(sampler.timesteps()[0])]);
         for step_idx in 0..n_steps {
             let level = level(sampler.sigmas[step_idx]);
             let predicted = (latents.clone() - image.clone() * level.alpha) / level.sigma;
