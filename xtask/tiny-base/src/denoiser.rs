@@ -112,7 +112,7 @@ impl Stage for DenoiserStage {
 
 /// Timesteps as the network takes them.
 #[expect(clippy::cast_precision_loss, reason = "timesteps are below 2^24")]
-pub(crate) fn times(timesteps: &[usize]) -> Vec<f32> {
+fn times(timesteps: &[usize]) -> Vec<f32> {
     timesteps.iter().map(|&timestep| timestep as f32).collect()
 }
 

@@ -4,12 +4,12 @@ use anyhow::Result;
 use burn::prelude::*;
 use pyrograph_data::RgbImage;
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_diffusion::{Sampler, SamplerKind};
+use pyrograph_diffusion::{Ddim, DdimConfig};
 use pyrograph_pipeline::{TinyBase, standard_normal};
 use pyrograph_text::{ClipTokenizer, encode_prompts};
 use pyrograph_vae::AutoencoderKl;
 
-use crate::denoiser::{Denoiser, times};
+use crate::denoiser::Denoiser;
 use crate::pixels::from_signed;
 use crate::scene::SIDE;
 
@@ -48,15 +48,16 @@ impl Artist<'_> {
         let both: Vec<&str> = std::iter::repeat_n("", n_pictures).chain(prompts.iter().copied()).collect();
         let text = encode_prompts(self.tokenizer, &self.denoiser.text_encoder, &both, self.device);
         let conditioning = text.last_hidden_state.into();
-        let mut sampler = Sampler::from_config(SamplerKind::Ddim, &TinyBase::scheduler(), N_STEPS)?;
-        for (step_idx, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
+        let sampler = Ddim::new(&DdimConfig::try_from(&TinyBase::scheduler())?, N_STEPS)?;
+        for (step_idx, timestep) in sampler.timesteps().iter().enumerate() {
             let pair = latents.clone().repeat_dim(0, 2);
-            let times = times(&vec![timestep; 2 * n_pictures]);
+            #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^24")]
+            let times = vec![*timestep as f32; 2 * n_pictures];
             let prediction = self.denoiser.unet.forward(pair, &times, &conditioning, None);
             let empty = prediction.clone().narrow(0, 0, n_pictures);
             let prompted = prediction.narrow(0, n_pictures, n_pictures);
             let guided = empty.clone() + (prompted - empty) * GUIDANCE_SCALE;
-            latents = sampler.step(guided, step_idx, latents);
+            latents = sampler.step(guided, step_idx, latents, None);
         }
         Ok(latents)
     }
