@@ -12,7 +12,9 @@ const GENERATE: &str = "generate --base=base --controlnet=controlnet --control_i
 #[test]
 fn every_verb_has_help_that_explains_the_exit_codes() {
     let desk = Desk::new();
-    for verb in ["", "train", "generate", "eval", "inspect", "init-base", "data", "data circles", "demo"] {
+    for verb in
+        ["", "train", "plan", "generate", "eval", "inspect", "init-base", "data", "data circles", "demo"]
+    {
         let help = desk.done(&format!("{verb} --help"));
         assert!(help.contains("Exit codes:\n  0  done\n  1  the run failed\n  2  a wrong"), "{verb}: {help}");
     }

@@ -24,7 +24,9 @@ const RELIABILITY: (&str, &str) = ("docs/reliability.md", include_str!("../../do
 
 const GPU: (&str, &str) = ("docs/gpu.md", include_str!("../../docs/gpu.md"));
 
-const PAGES: [(&str, &str); 8] = [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY];
+const MEMORY: (&str, &str) = ("docs/memory.md", include_str!("../../docs/memory.md"));
+
+const PAGES: [(&str, &str); 9] = [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY, MEMORY];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),
@@ -61,6 +63,11 @@ fn the_guide_to_use_what_you_trained_runs_from_top_to_bottom() {
 #[test]
 fn the_page_on_reliability_runs_from_top_to_bottom() {
     check(RELIABILITY);
+}
+
+#[test]
+fn the_page_on_memory_runs_from_top_to_bottom() {
+    check(MEMORY);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use burn::backend::{Backend, DTypeUsage, Dispatch};
 use burn::tensor::{DType, Device};
 use pyrograph_pipeline::Precision;
+use pyrograph_train::DeviceMemory;
 
 /// The name of the backend that [`device`] is of.
 pub const NAME: &str = if cfg!(feature = "cuda") {
@@ -15,6 +16,10 @@ pub const NAME: &str = if cfg!(feature = "cuda") {
 
 /// Whether activations are computed faster in 16 bits than in 32.
 pub const IS_FAST_IN_HALF_PRECISION: bool = cfg!(any(feature = "cuda", feature = "wgpu"));
+
+/// Where the device keeps its tensors.
+pub const DEVICE_MEMORY: DeviceMemory =
+    if cfg!(any(feature = "cuda", feature = "wgpu")) { DeviceMemory::Own } else { DeviceMemory::Main };
 
 /// Why this machine's device cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -37,6 +37,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     allocator::keep_freed_memory();
     let result = match &cli.command {
         Command::Train(args) => commands::train(args, &cli.output),
+        Command::Plan(args) => commands::plan(args).map(done),
         Command::Checkpoint(args) => commands::checkpoint(args, &cli.output),
         Command::Replay(args) => commands::replay(args, &cli.output).map(done),
         Command::Generate(args) => commands::generate(args).map(done),

@@ -19,8 +19,8 @@ use crate::precision::Precision;
 use crate::prompts::{TextEncoder, TextEncoders};
 
 /// The classes of pipelines whose parts make a [`Bundle`].
-const SD: &str = "StableDiffusionPipeline";
-const SDXL: &str = "StableDiffusionXLPipeline";
+pub(crate) const SD: &str = "StableDiffusionPipeline";
+pub(crate) const SDXL: &str = "StableDiffusionXLPipeline";
 
 /// A Stable Diffusion model: everything that `generate` and a training run need beside a ControlNet.
 #[derive(Debug)]
@@ -43,11 +43,11 @@ pub struct Bundle {
     pub precision: Precision,
 }
 
-fn weights(component: &'static str) -> impl Fn(pyrograph_weights::WeightsError) -> PipelineError {
+pub(crate) fn weights(component: &'static str) -> impl Fn(pyrograph_weights::WeightsError) -> PipelineError {
     move |source| PipelineError::Weights { component, source }
 }
 
-fn config<E: std::error::Error + Send + Sync + 'static>(
+pub(crate) fn config<E: std::error::Error + Send + Sync + 'static>(
     component: &'static str,
 ) -> impl Fn(E) -> PipelineError {
     move |source| PipelineError::Config { component, source: Box::new(source) }
@@ -165,7 +165,7 @@ impl Bundle {
 
 /// Where a text encoder is in the folder, and what it is called in errors.
 #[derive(Clone, Copy)]
-struct TextPart {
+pub(crate) struct TextPart {
     name: &'static str,
     folder: &'static str,
     class: &'static str,
@@ -173,14 +173,24 @@ struct TextPart {
 }
 
 impl TextPart {
-    const FIRST: Self =
+    pub(crate) const FIRST: Self =
         Self { name: "text encoder", folder: "text_encoder", class: "CLIPTextModel", tokenizer: "tokenizer" };
-    const SECOND: Self = Self {
+    pub(crate) const SECOND: Self = Self {
         name: "second text encoder",
         folder: "text_encoder_2",
         class: "CLIPTextModelWithProjection",
         tokenizer: "tokenizer_2",
     };
+
+    pub(crate) fn config(
+        self,
+        folder: &PipelineFolder,
+    ) -> Result<(ComponentDir, ClipTextConfig), PipelineError> {
+        let dir = folder.component(self.folder, &[self.class]).map_err(weights(self.name))?;
+        let json: ClipTextJson = dir.config().map_err(weights(self.name))?;
+        let text_config = ClipTextConfig::try_from(json).map_err(config(self.name))?;
+        Ok((dir, text_config))
+    }
 
     fn open(
         self,
@@ -188,9 +198,7 @@ impl TextPart {
         options: &BundleOptions<'_>,
         device: &Device,
     ) -> Result<TextEncoder, PipelineError> {
-        let dir = folder.component(self.folder, &[self.class]).map_err(weights(self.name))?;
-        let json: ClipTextJson = dir.config().map_err(weights(self.name))?;
-        let text_config = ClipTextConfig::try_from(json).map_err(config(self.name))?;
+        let (dir, text_config) = self.config(folder)?;
         let load = LoadOptions {
             renames: Renames::new(pyrograph_text::RENAMES),
             optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),

@@ -1,6 +1,7 @@
 //! A loaded Stable Diffusion model and what can be drawn with it and a ControlNet.
 
 mod bundle;
+mod configs;
 mod embedded;
 mod error;
 mod generate;
@@ -12,6 +13,7 @@ mod random;
 mod tiny;
 
 pub use bundle::{Bundle, BundleOptions, NoNegative, load_controlnet, save_controlnet};
+pub use configs::{BundleConfigs, controlnet_config};
 pub use error::PipelineError;
 pub use generate::{Request, generate, generate_while};
 pub use init_base::{BasePreset, init_base};

@@ -24,7 +24,7 @@ pub struct Measurement {
     pub flops_per_step: u64,
     /// Operations per second of a large matrix product on the same device, before and after the steps.
     pub matmul_flops_per_second: [f64; 2],
-    /// The most main memory that the process has held, where the system tells.
+    /// The most main memory that the process had held after the second step, where the system tells.
     pub peak_bytes: Option<u64>,
     /// What the process holds after the last step over what it held after step 100, if there were at least twice as
     /// many: more than 1 for a leak.
@@ -53,7 +53,8 @@ impl Trainer {
         };
         let first_step = step(self)?;
         step(self)?;
-        // The probe's own memory would count as the step's.
+        // The probe's own memory would count as the step's; the steps after it take what the second took.
+        let peak_bytes = memory::peak_bytes();
         let before = matmul_flops_per_second(self.device());
         let mut early_bytes = None;
         let mut steps = Vec::with_capacity(n_steps);
@@ -65,7 +66,6 @@ impl Trainer {
         }
         let late_bytes = memory::current_bytes().filter(|_| n_steps >= 2 * EARLY_STEP);
         let resident_growth = early_bytes.zip(late_bytes).map(|(early, late)| late as f64 / early as f64);
-        let peak_bytes = memory::peak_bytes();
         let device_bytes = self.device().memory_pool_usage().map(|usage| usage.bytes_reserved);
         let after = matmul_flops_per_second(self.device());
 

@@ -12,7 +12,7 @@ use pyrograph_pipeline::{Bundle, PromptEmbeddings, TextEncoders};
 use crate::plan::CachePlan;
 
 /// What is kept of latents and of prompt embeddings in memory, each.
-const MEMORY_BYTES: usize = 1 << 30;
+pub(crate) const MEMORY_BYTES: usize = 1 << 30;
 
 /// Encodes images and captions, and remembers what was encoded.
 ///

@@ -6,6 +6,7 @@
 mod batch;
 mod bench;
 mod best;
+mod budget;
 mod checkpoint;
 mod choice;
 mod config;
@@ -35,6 +36,10 @@ mod validate;
 mod window;
 
 pub use bench::Measurement;
+pub use budget::{
+    Budget, Bytes, DeviceMemory, Fit, Fitted, Holding, Item, Knob, Phase as BudgetPhase, PhasePeak, RunSize,
+    fit,
+};
 pub use checkpoint::{Checkpoint, CheckpointInfo, Condition, Position, Thoroughness, list_checkpoints};
 pub use choice::Choice;
 pub use config::{

@@ -22,7 +22,8 @@ pub use prodigy::ProdigyConfig;
 pub use section::{OptimizerKind, OptimizerSection};
 
 use self::prodigy::Distance;
-use self::state::{Shapes, State};
+pub(crate) use self::state::Shapes;
+use self::state::State;
 use crate::TrainError;
 
 /// Which optimizer, with its constants.
@@ -169,6 +170,15 @@ fn layout(config: &OptimizerConfig, shape: &[usize]) -> Vec<(&'static str, usize
         OptimizerConfig::Lion(_) => lion::layout(shape),
         OptimizerConfig::Prodigy(_) => prodigy::layout(shape),
     }
+}
+
+/// Bytes of what is remembered of parameters of these shapes, after a step in which all had gradients.
+pub(crate) fn state_bytes(config: &OptimizerConfig, shapes: &Shapes) -> u64 {
+    let of_tensor = |(name, size): (&str, usize)| {
+        let element_bytes = if name.ends_with("_codes") { 1 } else { 4 };
+        element_bytes * size as u64
+    };
+    shapes.iter().flat_map(|(_, shape)| layout(config, shape)).map(of_tensor).sum()
 }
 
 /// Updates the parameters of a module in visiting order.

@@ -40,11 +40,12 @@ use crate::window::Window;
 use crate::{Observer, TrainError};
 
 pub use self::replay::{Attempt, Replay, ReplayedBatch, ReplayedSample};
+pub(crate) use self::start::hint_config;
 use self::start::{base_options, continued, fresh_start, require_same_run};
 pub(crate) use self::step::Step;
 
 /// Batches that each worker holds ready.
-const PREFETCH: usize = 2;
+pub(crate) const PREFETCH: usize = 2;
 
 /// What to do when the control gap stays closed.
 const STILL_CLOSED: &str = "the hint has not taken hold yet: with another sample's hint the loss is the same. It can take \

@@ -22,6 +22,14 @@ pub(super) struct MemoryArgs {
 }
 
 impl MemoryArgs {
+    pub(super) fn gives_precision(&self) -> bool {
+        self.mixed_precision.is_some() || self.compute.is_some()
+    }
+
+    pub(super) fn gives_checkpointing(&self) -> bool {
+        self.gradient_checkpointing.is_some()
+    }
+
     /// Replaces what was given, and says where the backend computes.
     pub(super) fn apply(&self, precision: &mut PrecisionSection, memory: &mut MemorySection) {
         super::set(&mut precision.mixed_precision, &self.mixed_precision);

@@ -7,6 +7,7 @@ mod generate;
 mod loss;
 mod memory;
 mod optimizer;
+mod plan;
 mod reference;
 mod small;
 mod train;
@@ -18,7 +19,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::GenerateArgs;
-pub(crate) use reference::UsageError;
+pub(crate) use plan::PlanArgs;
+pub(crate) use reference::{Limit, UsageError};
 pub(crate) use small::{
     CheckpointArgs, CheckpointCommand, DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset,
     ReplayArgs,
@@ -56,6 +58,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Box<TrainArgs>),
+    Plan(Box<PlanArgs>),
     Checkpoint(CheckpointArgs),
     Replay(ReplayArgs),
     Generate(GenerateArgs),

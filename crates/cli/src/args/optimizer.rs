@@ -53,6 +53,14 @@ pub(super) struct OptimizerArgs {
 }
 
 impl OptimizerArgs {
+    pub(super) fn gives_optimizer(&self) -> bool {
+        self.optimizer.is_some() || self.use_8bit_adam
+    }
+
+    pub(super) fn gives_accumulation(&self) -> bool {
+        self.gradient_accumulation_steps.is_some()
+    }
+
     pub(super) fn apply(&self, optimizer: &mut OptimizerSection) {
         set(&mut optimizer.optimizer, &self.optimizer);
         if self.use_8bit_adam {

@@ -3,9 +3,11 @@
 //! A command pasted from a guide should run. What cannot change the result is accepted with a warning; what could is
 //! refused, never ignored.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
+use pyrograph_train::Bytes;
 
 /// A flag asks for something that this program cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +27,45 @@ pub(crate) enum UsageError {
     /// A picture to be written into a folder that is not there.
     #[error("cannot write `{}`: there is no such folder", path.display())]
     NoFolderForPicture { path: PathBuf },
+    /// A run that needs more memory than there is.
+    #[error("the run needs {needed} of memory, {limit}")]
+    TooLarge {
+        needed: Bytes,
+        limit: Limit,
+        /// Those of the nearest plan that fits, or of the smallest.
+        flags: String,
+        /// What it takes with them.
+        flags_need: Bytes,
+    },
     /// A tensor `latents` that cannot be latents.
     #[error("`latents` in `{}` has shape {shape:?}, expected [1, channels, height, width]", path.display())]
     LatentsRank { path: PathBuf, shape: Vec<usize> },
+}
+
+/// How much memory there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    /// Allowed by `--fit`.
+    Fit(Bytes),
+    /// Free on this machine.
+    Free(Bytes),
+}
+
+impl Limit {
+    pub(crate) fn bytes(self) -> Bytes {
+        match self {
+            Self::Fit(bytes) | Self::Free(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fit(bytes) => write!(f, "`--fit` allows {bytes}"),
+            Self::Free(bytes) => write!(f, "{bytes} are free"),
+        }
+    }
 }
 
 impl UsageError {
@@ -51,6 +89,16 @@ impl UsageError {
                 Some("name another folder: `pyrograph demo FOLDER`, or delete this one".to_owned())
             }
             Self::NoFolderForPicture { .. } => Some("make the folder first".to_owned()),
+            Self::TooLarge { flags, flags_need, limit, .. } => Some(if *flags_need <= limit.bytes() {
+                format!(
+                    "with `{flags}` it needs {flags_need}; `--fit SIZE` chooses such flags, and takes your word for \
+                     the size"
+                )
+            } else if flags.is_empty() {
+                "lower `--resolution`, or leave out flags that fix batch, precision or optimizer".to_owned()
+            } else {
+                format!("even with `{flags}` it needs {flags_need}; lower `--resolution`")
+            }),
             Self::LatentsRank { .. } => None,
         }
     }

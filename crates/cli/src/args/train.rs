@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pyrograph_data::Interpolation;
-use pyrograph_train::{CacheKind, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
+use pyrograph_train::{Bytes, CacheKind, Knob, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
 use super::choice::{choice, named};
 use super::loss::LossArgs;
@@ -50,6 +50,10 @@ pub(crate) struct TrainArgs {
     loss: LossArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    /// Change precision, checkpointing, micro-batch and optimizer, as little as needed and nothing that is given as a
+    /// flag, so that the run takes no more than this: see docs/memory.md.
+    #[arg(long, help_heading = "Memory", value_name = "12GiB")]
+    pub(crate) fit: Option<Bytes>,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     #[command(flatten)]
@@ -245,6 +249,18 @@ impl TrainArgs {
     /// If a flag of the reference asks for something that this program cannot do.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         self.reference.check()
+    }
+
+    /// What was given as a flag and so must stay.
+    pub(crate) fn pinned(&self) -> Vec<Knob> {
+        let batch_size = self.data.train_batch_size.is_some();
+        let given = [
+            (Knob::Precision, self.memory.gives_precision()),
+            (Knob::Checkpointing, self.memory.gives_checkpointing()),
+            (Knob::MicroBatch, batch_size || self.optimizer.gives_accumulation()),
+            (Knob::Optimizer, self.optimizer.gives_optimizer()),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(knob, _)| knob).collect()
     }
 
     /// The preset, if there is one, with the flags over it.

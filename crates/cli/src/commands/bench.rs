@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::Device;
-use pyrograph_data::{Circles, Palette, Side, generate_circles};
+use pyrograph_data::{Circles, Dataset, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_report::{BatchPoint, RunFacts, Section, write_bench};
 use pyrograph_train::{
-    Choice, DataSection, EvaluationSection, Measurement, ModelSection, PhaseSeconds, RunSection, TrainConfig,
-    TrainError, TrainPlan, Trainer, ValidationSection,
+    Budget, BudgetPhase, Choice, DataSection, EvaluationSection, Measurement, ModelSection, PhaseSeconds,
+    RunSection, RunSize, TrainConfig, TrainError, TrainPlan, Trainer, ValidationSection,
 };
 use serde_json::json;
 
@@ -48,6 +48,8 @@ struct Measured {
     /// What the device calls itself.
     device: Option<String>,
     measurement: Measurement,
+    /// What the memory plan said.
+    predicted_bytes: u64,
 }
 
 fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measured> {
@@ -62,9 +64,14 @@ fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measure
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
+    let dataset = Dataset::open(&plan.data.dir, &plan.data.columns)?;
+    let run = RunSize::of(bundle.configs(), &dataset, &plan, &device)?;
+    // Nothing is saved here.
+    let is_run = |phase| phase != BudgetPhase::Saving;
+    let predicted_bytes = Budget::new(&run, &plan, backend::DEVICE_MEMORY).peak_of(is_run);
     let mut trainer = Trainer::with_bundle(plan, |_, _| Ok(bundle), &device)?;
     let measurement = trainer.bench(args.steps.get())?;
-    Ok(Measured { side, batch_size, device: backend::device_name(&device), measurement })
+    Ok(Measured { side, batch_size, device: backend::device_name(&device), measurement, predicted_bytes })
 }
 
 fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bundle, PipelineError> {
@@ -146,7 +153,7 @@ impl Rates {
 
 impl Measured {
     fn json(&self, args: &BenchArgs) -> String {
-        let Self { side, batch_size, device, measurement } = self;
+        let Self { side, batch_size, device, measurement, predicted_bytes } = self;
         let rates = Rates::new(measurement);
         let TrainConfig { optimizer, precision, memory, .. } = args.config();
         json!({
@@ -162,6 +169,7 @@ impl Measured {
             "step_seconds": rates.step_seconds,
             "images_per_second": rates.images_per_second,
             "peak_bytes": measurement.peak_bytes,
+            "predicted_bytes": predicted_bytes,
             "resident_growth": measurement.resident_growth,
             "device_bytes": measurement.device_bytes,
             "flops": measurement.flops_per_step,

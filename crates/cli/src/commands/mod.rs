@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod init_base;
 mod inspect;
+mod plan;
 mod replay;
 mod train;
 
@@ -22,6 +23,7 @@ pub(crate) use eval::eval;
 pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;
+pub(crate) use plan::plan;
 pub(crate) use replay::replay;
 pub(crate) use train::train;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pyrograph_train::{RunEnd, TrainConfig, TrainPlan, Trainer};
 
+use super::plan::Planned;
 use crate::args::{OutputArgs, TrainArgs, UsageError};
 use crate::report::Outcome;
 use crate::run_report::Reporter;
@@ -12,20 +13,23 @@ use crate::signals::stop_on_signals;
 use crate::{backend, progress};
 
 pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Outcome> {
-    args.check()?;
-    let mut config = args.config()?;
-    config.cache.cache_dir = config.cache.cache_dir.or_else(user_cache_dir);
-    require_folders(&config)?;
-    let plan = TrainPlan::try_from(config)?;
+    let plan = plan_of(args)?;
+    if args.print_config && args.fit.is_none() {
+        return print_config(plan).map(|()| Outcome::Done);
+    }
+    let planned = Planned::new(args, plan)?;
+    if !planned.flags.is_empty() {
+        tracing::info!("chosen to fit: {}", planned.flags.join(" "));
+    }
+    let (plan, budget) = planned.accepted()?;
     if args.print_config {
-        let text = TrainConfig::from(plan).to_toml()?;
-        std::io::stdout().lock().write_all(text.as_bytes())?;
-        return Ok(Outcome::Done);
+        return print_config(plan).map(|()| Outcome::Done);
     }
     let stop = stop_on_signals()?;
     let (data, base) = (name(&plan.data.dir), name(&plan.model.base));
     let device = backend::open()?;
     backend::require(&device, plan.precision.precision())?;
+    tracing::info!("memory plan\n{budget}");
     let mut trainer = Trainer::new(plan, &device)?.stopped_by(stop);
     let mut observer = progress::observer(output);
     let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
@@ -37,6 +41,21 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Out
             Outcome::Stopped
         }
     })
+}
+
+/// The checked plan of the flags and their preset.
+pub(super) fn plan_of(args: &TrainArgs) -> anyhow::Result<TrainPlan> {
+    args.check()?;
+    let mut config = args.config()?;
+    config.cache.cache_dir = config.cache.cache_dir.or_else(user_cache_dir);
+    require_folders(&config)?;
+    Ok(TrainPlan::try_from(config)?)
+}
+
+/// Writes a plan as the preset that says all of it.
+pub(super) fn print_config(plan: TrainPlan) -> anyhow::Result<()> {
+    let text = TrainConfig::from(plan).to_toml()?;
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }
 
 /// Where programs of this user keep what they can compute again; `None` if the system does not say.

@@ -83,20 +83,20 @@ impl State {
 }
 
 /// The path and the shape of each float parameter, in visiting order.
-#[derive(Default)]
-pub(super) struct Shapes {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shapes {
     stack: Vec<String>,
     found: Vec<(String, Vec<usize>)>,
 }
 
 impl Shapes {
-    pub(super) fn of<M: Module>(module: &M) -> Self {
+    pub(crate) fn of<M: Module>(module: &M) -> Self {
         let mut shapes = Self::default();
         module.visit(&mut shapes);
         shapes
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[usize])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.found.iter().map(|(path, shape)| (path.as_str(), shape.as_slice()))
     }
 

@@ -41,7 +41,10 @@ pub(super) fn fresh_start(
 }
 
 /// The hint embedding for a VAE of this factor.
-fn hint_config(channels: Option<&[NonZeroUsize]>, scale_factor: usize) -> Result<HintConfig, TrainError> {
+pub(crate) fn hint_config(
+    channels: Option<&[NonZeroUsize]>,
+    scale_factor: usize,
+) -> Result<HintConfig, TrainError> {
     let expected = HintConfig::with_scale_factor(scale_factor);
     let Some(channels) = channels else { return Ok(expected) };
     if channels.len() != expected.channels.len() {

@@ -1,0 +1,77 @@
+//! The configs of a model folder, without its weights.
+
+use std::path::Path;
+
+use pyrograph_text::ClipTextConfig;
+use pyrograph_unet::{ControlNetConfig, ControlNetJson, UnetConfig, UnetJson};
+use pyrograph_vae::{VaeConfig, VaeJson};
+use pyrograph_weights::{ComponentDir, PipelineFolder};
+
+use crate::bundle::{SD, SDXL, TextPart, config, weights};
+use crate::{Bundle, PipelineError};
+
+/// What the networks of a Stable Diffusion model are made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BundleConfigs {
+    /// The denoiser.
+    pub unet: UnetConfig,
+    /// Pictures to latents and back.
+    pub vae: VaeConfig,
+    /// The prompt's encoder, or SDXL's two.
+    pub text: Vec<ClipTextConfig>,
+}
+
+impl BundleConfigs {
+    /// Those of Stable Diffusion 1.5.
+    #[must_use]
+    pub fn sd15() -> Self {
+        Self { unet: UnetConfig::sd15(), vae: VaeConfig::sd15(), text: vec![ClipTextConfig::clip_l()] }
+    }
+
+    /// Those of Stable Diffusion XL.
+    #[must_use]
+    pub fn sdxl() -> Self {
+        let text = vec![ClipTextConfig::clip_l(), ClipTextConfig::open_clip_big_g()];
+        Self { unet: UnetConfig::sdxl(), vae: VaeConfig::sdxl(), text }
+    }
+
+    /// Reads the configs of a folder in diffusers' layout; no weights are looked for.
+    ///
+    /// # Errors
+    /// [`PipelineError`] names the part that is missing or of another kind.
+    pub fn open(path: &Path) -> Result<Self, PipelineError> {
+        let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
+        let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
+        let unet: UnetJson = dir.config().map_err(weights("UNet"))?;
+        let dir = folder.component("vae", &["AutoencoderKL"]).map_err(weights("VAE"))?;
+        let vae: VaeJson = dir.config().map_err(weights("VAE"))?;
+        let mut text = vec![TextPart::FIRST.config(&folder)?.1];
+        if folder.class() == SDXL {
+            text.push(TextPart::SECOND.config(&folder)?.1);
+        }
+        Ok(Self {
+            unet: UnetConfig::try_from(unet).map_err(config("UNet"))?,
+            vae: VaeConfig::try_from(vae).map_err(config("VAE"))?,
+            text,
+        })
+    }
+}
+
+impl Bundle {
+    /// What the networks were made from.
+    #[must_use]
+    pub fn configs(&self) -> BundleConfigs {
+        let text = self.text.iter().map(|encoder| encoder.config.clone()).collect();
+        BundleConfigs { unet: self.unet_config.clone(), vae: self.vae_config.clone(), text }
+    }
+}
+
+/// The config of a ControlNet folder.
+///
+/// # Errors
+/// [`PipelineError`] if the folder is of another kind.
+pub fn controlnet_config(path: &Path) -> Result<ControlNetConfig, PipelineError> {
+    let dir = ComponentDir::open(path, &["ControlNetModel"]).map_err(weights("ControlNet"))?;
+    let json: ControlNetJson = dir.config().map_err(weights("ControlNet"))?;
+    ControlNetConfig::try_from(json).map_err(config("ControlNet"))
+}
