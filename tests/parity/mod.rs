@@ -8,6 +8,7 @@ mod cases;
 mod contract;
 mod controlnet;
 mod diffusion;
+mod ema;
 mod generate;
 mod lr;
 mod optimizers;

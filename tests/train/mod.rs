@@ -1,6 +1,7 @@
 //! Training runs on a tiny base model: what a step does, and that a resumed run continues bit for bit.
 
 mod cache;
+mod ema;
 mod evaluate;
 mod loss;
 mod optimizers;

@@ -42,25 +42,34 @@ fn run(
 
 /// Every file that a run's numbers decide.
 fn result(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    ["diffusion_pytorch_model.safetensors", "config.json"]
-        .map(PathBuf::from)
-        .into_iter()
-        .chain([
-            PathBuf::from(format!("checkpoint-{STEPS}/optimizer.safetensors")),
-            PathBuf::from(format!("checkpoint-{STEPS}/controlnet/diffusion_pytorch_model.safetensors")),
-        ])
-        .map(|file| {
-            (file.clone(), fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display())))
-        })
-        .collect()
+    let checkpoint = PathBuf::from(format!("checkpoint-{STEPS}"));
+    let average = checkpoint.join("controlnet_ema");
+    let mut files = ["diffusion_pytorch_model.safetensors", "config.json"].map(PathBuf::from).to_vec();
+    files.push(checkpoint.join("optimizer.safetensors"));
+    files.push(checkpoint.join("controlnet/diffusion_pytorch_model.safetensors"));
+    if out.join(&average).exists() {
+        files.extend([average.join("diffusion_pytorch_model.safetensors"), average.join("config.json")]);
+    }
+    let read = |file: PathBuf| {
+        let bytes = fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display()));
+        (file, bytes)
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// With 5 samples and batches of 2 an epoch has 3 micro-batches, so accumulation 2 ends each with a short group.
-fn check(accumulation: usize, workers_before: usize, workers_after: usize) {
+fn check(
+    accumulation: usize,
+    workers_before: usize,
+    workers_after: usize,
+    change: impl Fn(&mut TrainConfig),
+) {
     let dir = tempfile::tempdir().expect("a folder");
     circles(dir.path());
     let settings = |workers: usize| {
+        let change = &change;
         move |config: &mut TrainConfig| {
+            change(config);
             config.optimizer.gradient_accumulation_steps = accumulation.try_into().expect("not zero");
             config.data.dataloader_num_workers = workers;
         }
@@ -84,12 +93,20 @@ fn check(accumulation: usize, workers_before: usize, workers_after: usize) {
 
 #[test]
 fn resuming_at_any_step_equals_not_stopping() {
-    check(1, 2, 2);
+    check(1, 2, 2, |_| {});
 }
 
 #[test]
 fn resuming_at_any_step_with_accumulation_and_other_workers_equals_not_stopping() {
-    check(2, 3, 0);
+    check(2, 3, 0, |_| {});
+}
+
+#[test]
+fn an_average_is_continued_at_any_step_as_if_the_run_had_not_stopped() {
+    check(1, 0, 0, |config| {
+        config.ema.use_ema = true;
+        config.ema.ema_decay = 0.3;
+    });
 }
 
 #[test]

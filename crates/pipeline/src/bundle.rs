@@ -256,6 +256,19 @@ pub fn save_controlnet(
     path: &Path,
     disk: &dyn Disk,
 ) -> Result<(), PipelineError> {
+    save_controlnet_as(controlnet, &ControlNetJson::from(controlnet_config), path, disk)
+}
+
+/// The same with a `config.json` that may have further entries.
+///
+/// # Errors
+/// As [`save_controlnet`].
+pub fn save_controlnet_as(
+    controlnet: &ControlNet,
+    config: &ControlNetJson,
+    path: &Path,
+    disk: &dyn Disk,
+) -> Result<(), PipelineError> {
     let options = SaveOptions {
         renames: Renames::new(pyrograph_unet::RENAMES),
         metadata: BTreeMap::new(),
@@ -263,6 +276,5 @@ pub fn save_controlnet(
     };
     save(controlnet, &path.join("diffusion_pytorch_model.safetensors"), &options, disk)
         .map_err(weights("ControlNet"))?;
-    write_config(path, "config.json", &ControlNetJson::from(controlnet_config), disk)
-        .map_err(weights("ControlNet"))
+    write_config(path, "config.json", config, disk).map_err(weights("ControlNet"))
 }

@@ -1,7 +1,7 @@
 //! Checkpoints: a folder that is complete and verified, or not there.
 //!
-//! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `optimizer.safetensors`, `state.json`, and
-//! `manifest.json` with length and hash of every other file. It is written under another name, synced, read back and
+//! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `controlnet_ema/` if an average is kept,
+//! `optimizer.safetensors`, `state.json`, and `manifest.json` with length and hash of every other file. It is written under another name, synced, read back and
 //! renamed, and old checkpoints go only after that.
 
 mod folder;
@@ -20,19 +20,23 @@ use pyrograph_unet::{ControlNet, ControlNetConfig};
 use pyrograph_weights::{Disk, load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
-use self::manifest::{MANIFEST, Manifest, Recorder, read_json};
+use self::manifest::{MANIFEST, Manifest, Recorder};
 use crate::best::Best;
+use crate::ema::Ema;
 use crate::identity::{Difference, Identity};
 use crate::loss_scale::LossScale;
 use crate::nonfinite::Skips;
-use crate::optim::{Optimizer, OptimizerConfig};
+use crate::optim::Optimizer;
 use crate::took_hold::TookHold;
 use crate::{TrainError, TrainPlan};
 
 pub(crate) use self::folder::{put_in_place, recover, scratch_dir};
 pub use self::list::{CheckpointInfo, Condition, Thoroughness, list_checkpoints};
+pub(crate) use self::manifest::read_json;
 
 const CONTROLNET: &str = "controlnet";
+/// The name that diffusers gives to the average of a `unet`, for a ControlNet.
+const CONTROLNET_EMA: &str = "controlnet_ema";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
@@ -87,6 +91,7 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) controlnet: &'a ControlNet,
     pub(crate) controlnet_config: &'a ControlNetConfig,
     pub(crate) optimizer: &'a Optimizer,
+    pub(crate) ema: Option<&'a Ema<ControlNet>>,
     pub(crate) position: Position,
     pub(crate) record: Record,
     pub(crate) identity: &'a Identity,
@@ -109,6 +114,7 @@ pub(crate) struct Restored {
     pub(crate) controlnet: ControlNet,
     pub(crate) controlnet_config: ControlNetConfig,
     pub(crate) optimizer: Optimizer,
+    pub(crate) ema: Option<Ema<ControlNet>>,
     pub(crate) position: Position,
     pub(crate) record: Record,
 }
@@ -125,7 +131,8 @@ impl Snapshot<'_> {
         total_limit: Option<NonZeroUsize>,
     ) -> Result<PathBuf, TrainError> {
         let optimizer = self.optimizer.state(self.controlnet);
-        let n_weights = self.controlnet.num_params() as u64;
+        let n_copies = 1 + u64::from(self.ema.is_some());
+        let n_weights = n_copies * self.controlnet.num_params() as u64;
         let moments: usize = optimizer.values().map(|data| data.as_bytes().len()).sum();
         let needed_bytes = n_weights * 4 + moments as u64 + OTHER_BYTES;
         let name = format!("checkpoint-{}", self.position.optimizer_step);
@@ -160,6 +167,11 @@ impl Snapshot<'_> {
         disk.create_dir(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
         save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir, &recorder)
             .map_err(TrainError::Pipeline)?;
+        if let Some(ema) = self.ema {
+            let ema_dir = dir.join(CONTROLNET_EMA);
+            disk.create_dir(&ema_dir).map_err(TrainError::io(&ema_dir))?;
+            ema.save(self.controlnet_config, &ema_dir, &recorder)?;
+        }
         save_tensors(&dir.join(OPTIMIZER), optimizer, &BTreeMap::new(), &recorder)
             .map_err(TrainError::Weights)?;
         let Self { position, record, plan, .. } = *self;
@@ -306,19 +318,38 @@ impl Checkpoint {
         identity.differences(&self.identity)
     }
 
-    /// Loads the ControlNet and the optimizer to continue on an autodiff device.
-    pub(crate) fn restore(
-        &self,
-        optimizer: OptimizerConfig,
-        device: &Device,
-    ) -> Result<Restored, TrainError> {
+    /// Loads the ControlNet, the optimizer and the average of a plan, to continue on an autodiff device.
+    pub(crate) fn restore(&self, plan: &TrainPlan, device: &Device) -> Result<Restored, TrainError> {
         let (controlnet, controlnet_config) =
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
-        let optimizer =
-            Optimizer::resumed(optimizer, self.position.optimizer_step, state, &controlnet, device)?;
+        let steps = self.position.optimizer_step;
+        let optimizer = Optimizer::resumed(plan.optimizer.algorithm, steps, state, &controlnet, device)?;
+        let ema = self.restore_ema(plan, &controlnet, device)?;
         let (position, record) = (self.position, self.record);
-        Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
+        Ok(Restored { controlnet, controlnet_config, optimizer, ema, position, record })
+    }
+
+    /// The average, which begins here if the run that wrote the checkpoint kept none.
+    fn restore_ema(
+        &self,
+        plan: &TrainPlan,
+        controlnet: &ControlNet,
+        device: &Device,
+    ) -> Result<Option<Ema<ControlNet>>, TrainError> {
+        let dir = self.path.join(CONTROLNET_EMA);
+        match (plan.ema.use_ema, dir.is_dir()) {
+            (true, true) => Ema::load(plan.ema, &dir, device).map(Some),
+            (true, false) => {
+                tracing::warn!("{} has no average: it begins here", self.path.display());
+                Ok(Some(Ema::new(plan.ema, controlnet)))
+            }
+            (false, true) => {
+                tracing::warn!("without --use_ema the average in {} is not continued", self.path.display());
+                Ok(None)
+            }
+            (false, false) => Ok(None),
+        }
     }
 }
 

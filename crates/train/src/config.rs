@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
 use crate::choice::Choice;
+use crate::ema::EmaSection;
 use crate::lr::{LrScheduler, StepRules};
 use crate::objective::LossSection;
 use crate::optim::OptimizerSection;
@@ -35,6 +36,8 @@ pub struct TrainConfig {
     pub schedule: ScheduleSection,
     /// What is made small.
     pub loss: LossSection,
+    /// The average that the run ends with.
+    pub ema: EmaSection,
     /// In which number formats.
     pub precision: PrecisionSection,
     /// What is traded for less memory.
@@ -354,7 +357,7 @@ impl TrainConfig {
 }
 
 /// The sections of a preset with their keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 13] {
+fn sections() -> [(&'static str, &'static [&'static str]); 14] {
     [
         ("model", keys::<ModelSection>()),
         ("data", keys::<DataSection>()),
@@ -362,6 +365,7 @@ fn sections() -> [(&'static str, &'static [&'static str]); 13] {
         ("optimizer", keys::<OptimizerSection>()),
         ("schedule", keys::<ScheduleSection>()),
         ("loss", keys::<LossSection>()),
+        ("ema", keys::<EmaSection>()),
         ("precision", keys::<PrecisionSection>()),
         ("memory", keys::<MemorySection>()),
         ("checkpoint", keys::<CheckpointSection>()),

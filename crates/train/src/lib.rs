@@ -10,6 +10,7 @@ mod budget;
 mod checkpoint;
 mod choice;
 mod config;
+mod ema;
 mod encode;
 mod error;
 mod evaluate;
@@ -46,6 +47,7 @@ pub use config::{
     CacheKind, CacheSection, CheckpointSection, DataSection, EvaluationSection, MemorySection, ModelSection,
     ReportSection, ReportTo, RunSection, ScheduleSection, TrainConfig, ValidationSection,
 };
+pub use ema::{Ema, EmaSection};
 pub use encode::CacheUse;
 pub use error::TrainError;
 pub use events::{Banner, Evaluation, Event, Observer, Progress, TimestepBin, ZeroConv};

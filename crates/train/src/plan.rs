@@ -14,6 +14,7 @@ use pyrograph_unet::ParameterGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{MemorySection, ReportSection, TrainConfig};
+use crate::ema::EmaSection;
 use crate::lr::LrSchedule;
 use crate::objective::LossSection;
 use crate::optim::OptimizerConfig;
@@ -42,6 +43,8 @@ pub struct TrainPlan {
     pub length: Length,
     /// What is made small.
     pub loss: LossSection,
+    /// The average that the run ends with.
+    pub ema: EmaSection,
     /// In which number formats.
     pub precision: PrecisionSection,
     /// What is traded for less memory.

@@ -20,6 +20,7 @@ use pyrograph_weights::{Disk, SystemDisk};
 
 use crate::best::Best;
 use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, Snapshot, recover};
+use crate::ema::Ema;
 use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
@@ -67,6 +68,7 @@ pub struct Trainer {
     controlnet: ControlNet,
     controlnet_config: ControlNetConfig,
     optimizer: Optimizer,
+    ema: Option<Ema<ControlNet>>,
     position: Position,
     record: Record,
     /// When [`Trainer::run`] was called.
@@ -151,7 +153,7 @@ impl Trainer {
         let start = match &checkpoint {
             Some(checkpoint) => {
                 require_same_run(&plan, checkpoint, &identity)?;
-                let restored = checkpoint.restore(plan.optimizer.algorithm, &device.clone().autodiff())?;
+                let restored = checkpoint.restore(&plan, &device.clone().autodiff())?;
                 Restored { position: continued(checkpoint, &identity), ..restored }
             }
             None => fresh_start(&plan, &bundle, &device)?,
@@ -166,6 +168,7 @@ impl Trainer {
             controlnet: start.controlnet,
             controlnet_config: start.controlnet_config,
             optimizer: start.optimizer,
+            ema: start.ema,
             position: start.position,
             record: Record { best: Best::still_there(start.record.best, &plan.output_dir), ..start.record },
             since: Instant::now(),
@@ -224,6 +227,12 @@ impl Trainer {
     #[must_use]
     pub fn controlnet(&self) -> &ControlNet {
         &self.controlnet
+    }
+
+    /// What the run is judged by and ends with: the average of the ControlNet if one is kept, else the ControlNet itself.
+    #[must_use]
+    pub fn result(&self) -> &ControlNet {
+        self.ema.as_ref().map_or(&self.controlnet, Ema::average)
     }
 
     /// What the ControlNet was made from.
@@ -345,7 +354,7 @@ impl Trainer {
         }
 
         let output_dir = self.plan.output_dir.clone();
-        save_controlnet(&self.controlnet, &self.controlnet_config, &output_dir, &*self.disk)
+        save_controlnet(self.result(), &self.controlnet_config, &output_dir, &*self.disk)
             .map_err(TrainError::Pipeline)?;
         self.validate_if_due(observer)?;
         observer.observe(&Event::Finished { step: self.step(), path: output_dir })?;
@@ -369,7 +378,7 @@ impl Trainer {
         };
         let step = self.step();
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let evaluation = evaluator.run(frozen, &self.controlnet, &self.encoder, step, &self.stop)?;
+        let evaluation = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop)?;
         self.record.due.evaluation = false;
         observer.observe(&Event::Evaluation(evaluation.clone()))?;
         match self.record.took_hold.observe(&evaluation, total_steps) {
@@ -379,7 +388,7 @@ impl Trainer {
         }
         // Nothing was trained at step 0.
         if let Some(best) = Best::beaten_by(self.record.best, &evaluation).filter(|_| step > 0) {
-            match best.save(&*self.disk, &self.controlnet, &self.controlnet_config, &self.plan.output_dir) {
+            match best.save(&*self.disk, self.result(), &self.controlnet_config, &self.plan.output_dir) {
                 Ok(path) => {
                     self.record.best = Some(best);
                     observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
@@ -398,7 +407,7 @@ impl Trainer {
         let step = self.step();
         let studio =
             Studio { bundle: &self.bundle, device: &self.device, disk: &*self.disk, stop: &self.stop };
-        let drawn = self.validator.run(studio, &self.controlnet, step, &self.plan.output_dir);
+        let drawn = self.validator.run(studio, self.result(), step, &self.plan.output_dir);
         if !matches!(drawn, Err(TrainError::Stopped)) {
             self.record.due.validation = false;
         }
@@ -473,6 +482,7 @@ impl Trainer {
             controlnet: &self.controlnet,
             controlnet_config: &self.controlnet_config,
             optimizer: &self.optimizer,
+            ema: self.ema.as_ref(),
             position: self.position,
             record: Record { seconds: self.seconds(), ..self.record },
             identity: &self.identity,

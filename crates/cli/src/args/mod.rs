@@ -2,6 +2,7 @@
 
 mod bench;
 mod choice;
+mod ema;
 mod eval;
 mod generate;
 mod loss;

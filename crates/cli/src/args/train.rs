@@ -10,6 +10,7 @@ use pyrograph_data::Interpolation;
 use pyrograph_train::{Bytes, CacheKind, Knob, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
 
 use super::choice::{choice, named};
+use super::ema::EmaArgs;
 use super::loss::LossArgs;
 use super::memory::MemoryArgs;
 use super::optimizer::OptimizerArgs;
@@ -48,6 +49,8 @@ pub(crate) struct TrainArgs {
     schedule: ScheduleArgs,
     #[command(flatten)]
     loss: LossArgs,
+    #[command(flatten)]
+    ema: EmaArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     /// Change precision, checkpointing, micro-batch and optimizer, as little as needed and nothing that is given as a
@@ -277,6 +280,7 @@ impl TrainArgs {
         self.optimizer.apply(&mut config.optimizer);
         self.schedule.apply(&mut config);
         self.loss.apply(&mut config.loss);
+        self.ema.apply(&mut config.ema);
         self.memory.apply(&mut config.precision, &mut config.memory);
         self.checkpoint.apply(&mut config);
         self.validation.apply(&mut config);

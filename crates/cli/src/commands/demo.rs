@@ -197,7 +197,7 @@ impl Exam {
             seed: plan.seed,
             side: plan.data.transform.side,
         };
-        let (bundle, controlnet) = (trainer.bundle(), trainer.controlnet());
+        let (bundle, controlnet) = (trainer.bundle(), trainer.result());
         let mut on_progress = |_, _| match self.stop.is_requested() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),

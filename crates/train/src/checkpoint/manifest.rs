@@ -98,7 +98,7 @@ fn inside(dir: &Path, name: &str) -> Result<PathBuf, String> {
     }
 }
 
-pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
     let name = path.file_name().unwrap_or_default().display();
     let text = fs::read_to_string(path).map_err(|error| format!("`{name}` cannot be read: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("`{name}` is not what we write: {error}"))

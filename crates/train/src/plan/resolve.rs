@@ -21,8 +21,8 @@ impl TryFrom<TrainConfig> for TrainPlan {
 
     /// Checks in the order of the reference, so that the same mistake is reported first.
     fn try_from(config: TrainConfig) -> Result<Self, PlanError> {
-        let TrainConfig { model, data, cache, optimizer, schedule, loss, precision, memory, .. } = config;
-        let TrainConfig { checkpoint, validation, evaluation, report, run, .. } = config;
+        let TrainConfig { model, data, cache, optimizer, schedule, loss, ema, precision, .. } = config;
+        let TrainConfig { memory, checkpoint, validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
         require_share_of_empty_prompts(&data)?;
@@ -45,6 +45,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
             optimizer,
             length,
             loss: loss.checked()?,
+            ema: ema.checked()?,
             precision,
             memory,
             checkpoint,
@@ -260,7 +261,7 @@ fn evaluation_plan(
 impl From<TrainPlan> for TrainConfig {
     /// The config that says all of the plan, whose plan is this one again.
     fn from(plan: TrainPlan) -> Self {
-        let TrainPlan { model, data, cache, optimizer, length, loss, precision, memory, .. } = plan;
+        let TrainPlan { model, data, cache, optimizer, length, loss, ema, precision, memory, .. } = plan;
         let TrainPlan { checkpoint, validation, evaluation, report, output_dir, seed, log_every, .. } = plan;
         let (controlnet_model_name_or_path, conditioning_embedding_out_channels) = match model.controlnet {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
@@ -301,6 +302,7 @@ impl From<TrainPlan> for TrainConfig {
                 ..OptimizerSection::of(&optimizer.algorithm)
             },
             loss,
+            ema,
             precision,
             memory,
             checkpoint: CheckpointSection {

@@ -10,6 +10,7 @@ use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 
 use crate::TrainError;
 use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored};
+use crate::ema::Ema;
 use crate::identity::Identity;
 use crate::optim::Optimizer;
 use crate::plan::{ControlNetSource, TrainPlan};
@@ -35,9 +36,10 @@ pub(super) fn fresh_start(
         }
     };
     let optimizer = Optimizer::new(plan.optimizer.algorithm);
+    let ema = plan.ema.use_ema.then(|| Ema::new(plan.ema, &controlnet));
     let due = Due { evaluation: true, validation: true };
     let (position, record) = (Position::default(), Record { due, ..Record::default() });
-    Ok(Restored { controlnet, controlnet_config, optimizer, position, record })
+    Ok(Restored { controlnet, controlnet_config, optimizer, ema, position, record })
 }
 
 /// The hint embedding for a VAE of this factor.

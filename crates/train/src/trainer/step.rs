@@ -95,6 +95,7 @@ impl Trainer {
         let controlnet = std::mem::replace(&mut self.controlnet, empty);
         let lr_factor = |path: &str| self.plan.optimizer.lr_factor(path);
         self.controlnet = self.optimizer.step_with(controlnet, clipped, lr, lr_factor);
+        self.ema = self.ema.take().map(|ema| ema.updated(&self.controlnet));
         self.position.optimizer_step = self.optimizer.steps();
         self.is_updating = false;
         self.record.skips.n_in_a_row = 0;
@@ -247,13 +248,12 @@ impl Trainer {
         Err(TrainError::NonFiniteSteps { step, n_steps, found, skipped: self.skipped.clone(), back_at })
     }
 
-    /// Takes parameters, optimizer and position from the newest checkpoint; returns its step.
+    /// Takes parameters, optimizer, average and position from the newest checkpoint; returns its step.
     fn roll_back(&mut self) -> Option<u64> {
-        let restored = Checkpoint::latest(&self.plan.output_dir).and_then(|newest| {
-            newest.restore(self.plan.optimizer.algorithm, &self.device.clone().autodiff())
-        });
-        let Restored { controlnet, optimizer, position, record, .. } = restored.ok()?;
-        (self.controlnet, self.optimizer) = (controlnet, optimizer);
+        let restored = Checkpoint::latest(&self.plan.output_dir)
+            .and_then(|newest| newest.restore(&self.plan, &self.device.clone().autodiff()));
+        let Restored { controlnet, optimizer, ema, position, record, .. } = restored.ok()?;
+        (self.controlnet, self.optimizer, self.ema) = (controlnet, optimizer, ema);
         (self.position, self.record, self.step_began) = (position, record, position);
         Some(self.step())
     }
