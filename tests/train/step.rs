@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::{Distribution, TensorData};
+use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_diffusion::mse;
-use pyrograph_pipeline::{Bundle, BundleOptions, Conditioning};
+use pyrograph_pipeline::{Bundle, BundleOptions, Conditioning, standard_normal};
 use pyrograph_train::{AdamWConfig, Event, Gradients, Observer, Optimizer, TrainError, Trainer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 use rand_chacha::ChaCha8Rng;
@@ -34,11 +34,12 @@ impl Setup {
         config.hint = HintConfig { in_channels: 3, channels: vec![4, 6, 8, 8] };
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let controlnet = ControlNet::from_unet(&bundle.unet, &config, &mut rng, &device.clone().autodiff());
-        let normal = Distribution::Normal(0.0, 1.0);
+        let noisy_latents = standard_normal([2, 4, 5, 4], &mut rng, &device);
+        let hint = standard_normal([2, 3, 40, 32], &mut rng, &device).abs().clamp_max(1.0);
         Self {
-            noisy_latents: Tensor::random([2, 4, 5, 4], normal, &device),
+            noisy_latents,
             conditioning: bundle.text.encode(&["red circle", ""], &device).with_sizes(Vec::new()),
-            hint: Tensor::random([2, 3, 40, 32], Distribution::Uniform(0.0, 1.0), &device),
+            hint,
             bundle,
             controlnet,
         }

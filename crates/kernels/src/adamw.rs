@@ -78,6 +78,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     const STEP: AdamWStep = AdamWStep {
         beta1: 0.9,
@@ -97,7 +98,7 @@ mod tests {
     }
 
     fn random(n: usize) -> Tensor<1> {
-        Tensor::random([n], Distribution::Normal(0.0, 1.0), &Device::flex())
+        draw([n], Distribution::Normal(0.0, 1.0), &Device::flex())
     }
 
     fn random_state(n: usize) -> AdamWState {
@@ -126,7 +127,8 @@ mod tests {
                         reference([0, 1, 2].map(|part| before[part][i]), 0.25 * gradients[i], &STEP);
                     for (part, expected) in expected.into_iter().enumerate() {
                         let after = after[part][i];
-                        let error = (after - expected).abs() / expected.abs().max(1e-2);
+                        // Where value and change nearly cancel, the rounding of either is left.
+                        let error = (after - expected).abs() / expected.abs().max(0.1);
                         assert!(error < 1e-5, "part {part} of element {i} of {n}: {after} {expected}");
                     }
                 }

@@ -211,6 +211,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     const STEP: AdamWStep = AdamWStep {
         beta1: 0.9,
@@ -273,7 +274,7 @@ mod tests {
     fn a_step_is_that_of_the_composition() {
         let device = Device::flex();
         for n in [1, 255, 256, 5000, 70_001] {
-            let random = |sigma| Tensor::<1>::random([n], Distribution::Normal(0.0, sigma), &device);
+            let random = |sigma| draw::<1>([n], Distribution::Normal(0.0, sigma), &device);
             let mut ours = AdamW8bitState::new(random(1.0));
             let mut burns = ours.clone();
             let scale = Tensor::<1>::from_floats([0.5], &device);
@@ -301,7 +302,7 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let device = Device::flex();
-        let random = || Tensor::<1>::random([300_001], Distribution::Normal(0.0, 1.0), &device);
+        let random = || draw::<1>([300_001], Distribution::Normal(0.0, 1.0), &device);
         let (state, gradient) = (AdamW8bitState::new(random()), random());
         let run = |n_threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");

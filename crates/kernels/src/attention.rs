@@ -77,6 +77,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     #[test]
     fn merging_undoes_splitting() {
@@ -95,7 +96,7 @@ mod tests {
             // As `split_heads` leaves it: heads and tokens are swapped in memory.
             let random = |tokens| {
                 let distribution = Distribution::Normal(0.0, 2.0);
-                Tensor::<4>::random([batch, tokens, n_heads, d_head], distribution, &device).swap_dims(1, 2)
+                draw::<4>([batch, tokens, n_heads, d_head], distribution, &device).swap_dims(1, 2)
             };
             let inputs = [random(n_queries), random(n_keys), random(n_keys)];
             let weight = random(n_queries);

@@ -62,6 +62,7 @@ mod tests {
     use burn::tensor::{DType, Distribution};
 
     use super::*;
+    use crate::draw::draw;
 
     /// A convolution and its input.
     struct Case {
@@ -113,8 +114,8 @@ mod tests {
             .init(&device);
         let [batch, _, height, width] = case.input;
         // Not contiguous: channels and height are swapped in memory.
-        let input = Tensor::<4>::random([batch, height, channels_in, width], Distribution::Default, &device)
-            .swap_dims(1, 2);
+        let input =
+            draw::<4>([batch, height, channels_in, width], Distribution::Default, &device).swap_dims(1, 2);
         let (ours, burns) = (run(&conv, &input, conv2d), run(&conv, &input, Conv2d::forward));
         for ((what, ours), (_, burns)) in ours.into_iter().zip(burns) {
             let scale = burns.clone().abs().max().into_scalar::<f32>().max(0.1);
@@ -147,7 +148,7 @@ mod tests {
             half.weight = Param::from_tensor(half.weight.val().cast(dtype));
             let mut whole = half.clone();
             whole.weight = Param::from_tensor(half.weight.val().cast(DType::F32));
-            let input = Tensor::<4>::random([2, 5, 9, 6], Distribution::Default, &Device::flex());
+            let input = draw::<4>([2, 5, 9, 6], Distribution::Default, &Device::flex());
             let run = |conv: &Conv2d| {
                 let input = input.clone().autodiff().require_grad();
                 let output = conv2d(conv, input.clone());
@@ -209,7 +210,7 @@ mod tests {
     fn frozen_weights_get_no_gradient_and_pass_one_on() {
         let device = Device::flex();
         let conv = Conv2dConfig::new([3, 5], [3, 3]).init(&device);
-        let input = Tensor::<4>::random([2, 3, 14, 15], Distribution::Default, &device);
+        let input = draw::<4>([2, 3, 14, 15], Distribution::Default, &device);
         let tracked = |forward: fn(&Conv2d, Tensor<4>) -> Tensor<4>| {
             let input = input.clone().autodiff().require_grad();
             let gradients = forward(&conv, input.clone()).powi_scalar(2).sum().backward();
@@ -223,7 +224,7 @@ mod tests {
     fn repetitions_give_the_same_bits() {
         let device = Device::flex().autodiff();
         let conv = Conv2dConfig::new([16, 24], [3, 3]).init(&device);
-        let input = Tensor::<4>::random([8, 16, 32, 32], Distribution::Default, &device);
+        let input = draw::<4>([8, 16, 32, 32], Distribution::Default, &device);
         let bits = || {
             run(&conv, &input, conv2d).into_iter().map(|(_, values)| values.into_data()).collect::<Vec<_>>()
         };

@@ -32,15 +32,15 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     #[test]
     fn output_and_gradient_are_those_of_burn() {
         let device = Device::flex().autodiff();
-        let projected =
-            Tensor::<3>::random([2, 38, 75], Distribution::Normal(0.0, 3.0), &device).swap_dims(1, 2);
+        let projected = draw::<3>([2, 38, 75], Distribution::Normal(0.0, 3.0), &device).swap_dims(1, 2);
         let composed =
             |projected: Tensor<3>| projected.clone().narrow(2, 0, 19) * gelu(projected.narrow(2, 19, 19));
-        let weight = Tensor::<3>::random([2, 75, 19], Distribution::Default, &device);
+        let weight = draw::<3>([2, 75, 19], Distribution::Default, &device);
         let run = |geglu: &dyn Fn(Tensor<3>) -> Tensor<3>| {
             let projected = projected.clone().detach().require_grad();
             let output = geglu(projected.clone());

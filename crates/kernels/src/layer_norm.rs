@@ -31,6 +31,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     const EPSILON: f64 = 1e-5;
 
@@ -38,13 +39,13 @@ mod tests {
     fn outputs_and_gradients_are_those_of_burn() {
         let device = Device::flex().autodiff();
         for [batch, n_tokens, width] in [[1, 1, 1], [2, 3, 5], [1, 64, 64], [3, 77, 320], [1, 130, 33]] {
-            let random = |mean| Tensor::<1>::random([width], Distribution::Normal(mean, 0.5), &device);
+            let random = |mean| draw::<1>([width], Distribution::Normal(mean, 0.5), &device);
             let mut norm = LayerNormConfig::new(width).with_epsilon(EPSILON).init(&device);
             norm.gamma = Param::from_tensor(random(1.0));
             norm.beta = Some(Param::from_tensor(random(0.0)));
             let distribution = Distribution::Normal(0.5, 2.0);
-            let tokens = Tensor::<3>::random([n_tokens, batch, width], distribution, &device).swap_dims(0, 1);
-            let weight = tokens.random_like(Distribution::Normal(0.0, 1.0)).detach();
+            let tokens = draw::<3>([n_tokens, batch, width], distribution, &device).swap_dims(0, 1);
+            let weight = draw(tokens.dims(), Distribution::Normal(0.0, 1.0), &device);
             let run = |forward: &dyn Fn(Tensor<3>) -> Tensor<3>| {
                 let tokens = tokens.clone().detach().require_grad();
                 let output = forward(tokens.clone());
@@ -69,7 +70,7 @@ mod tests {
     fn a_frozen_norm_passes_its_gradient_on() {
         let device = Device::flex();
         let config = LayerNormConfig::new(8).with_epsilon(EPSILON);
-        let tokens = Tensor::<3>::random([1, 5, 8], Distribution::Default, &device);
+        let tokens = draw::<3>([1, 5, 8], Distribution::Default, &device);
         let towards = |forward: &dyn Fn(Tensor<3>) -> Tensor<3>| {
             let tokens = tokens.clone().autodiff().require_grad();
             let gradients = forward(tokens.clone()).powi_scalar(3).sum().backward();

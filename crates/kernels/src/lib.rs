@@ -9,6 +9,8 @@ mod adamw8bit;
 mod attention;
 mod cast;
 mod conv;
+#[cfg(test)]
+mod draw;
 #[cfg(feature = "flex")]
 mod flex;
 mod geglu;

@@ -33,9 +33,10 @@ mod tests {
     use burn::tensor::{DType, Distribution};
 
     use super::*;
+    use crate::draw::draw;
 
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+        draw(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
     }
 
     /// Output and the gradient towards the input, under a loss that weighs every output.

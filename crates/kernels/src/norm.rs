@@ -43,6 +43,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     #[test]
     fn constant_features_become_zero() {
@@ -56,14 +57,14 @@ mod tests {
 
     fn check(n_groups: usize, shape: [usize; 4], ours: Norm, burns: Norm) {
         let device = Device::flex().autodiff();
-        let random = |mean| Tensor::<1>::random([shape[1]], Distribution::Normal(mean, 0.5), &device);
+        let random = |mean| draw::<1>([shape[1]], Distribution::Normal(mean, 0.5), &device);
         let mut norm = GroupNormConfig::new(n_groups, shape[1]).with_epsilon(1e-6).init(&device);
         norm.gamma = Some(Param::from_tensor(random(1.0)));
         norm.beta = Some(Param::from_tensor(random(0.0)));
         let [batch, channels, height, width] = shape;
         let distribution = Distribution::Normal(0.5, 2.0);
-        let features = Tensor::<4>::random([batch, height, width, channels], distribution, &device);
-        let weight = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let features = draw::<4>([batch, height, width, channels], distribution, &device);
+        let weight = draw::<4>(shape, Distribution::Normal(0.0, 1.0), &device);
         let run = |forward: Norm| {
             let features = features.clone().permute([0, 3, 1, 2]).detach().require_grad();
             let output = forward(&norm, features.clone());

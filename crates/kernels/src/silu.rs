@@ -22,12 +22,12 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     #[test]
     fn output_and_gradient_are_those_of_burn() {
         let device = Device::flex().autodiff();
-        let input =
-            Tensor::<3>::random([3, 7, 11_000], Distribution::Normal(0.0, 3.0), &device).swap_dims(0, 1);
+        let input = draw::<3>([3, 7, 11_000], Distribution::Normal(0.0, 3.0), &device).swap_dims(0, 1);
         let run = |silu: fn(Tensor<3>) -> Tensor<3>| {
             let input = input.clone().detach().require_grad();
             let output = silu(input.clone());

@@ -27,14 +27,15 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::draw::draw;
 
     #[test]
     fn output_and_gradient_are_those_of_burn() {
         let device = Device::flex().autodiff();
         for (size, to) in [([1, 1], [2, 2]), ([3, 4], [6, 8]), ([4, 5], [7, 9]), ([16, 33], [32, 66])] {
-            let features = Tensor::<4>::random([2, size[0], size[1], 3], Distribution::Default, &device)
-                .permute([0, 3, 1, 2]);
-            let weight = Tensor::<4>::random([2, 3, to[0], to[1]], Distribution::Default, &device);
+            let features =
+                draw::<4>([2, size[0], size[1], 3], Distribution::Default, &device).permute([0, 3, 1, 2]);
+            let weight = draw::<4>([2, 3, to[0], to[1]], Distribution::Default, &device);
             let run = |upsample: &dyn Fn(Tensor<4>) -> Tensor<4>| {
                 let features = features.clone().detach().require_grad();
                 let output = upsample(features.clone());

@@ -191,7 +191,9 @@ impl Unet {
 #[cfg(test)]
 mod tests {
     use burn::module::{ModuleMapper, ModuleVisitor, Param};
-    use burn::tensor::Distribution;
+    use burn::tensor::TensorData;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::{
@@ -199,15 +201,28 @@ mod tests {
         TransformerDepth, UnetConfig,
     };
 
+    /// Independent numbers from [-spread, spread).
+    fn draw<const D: usize>(
+        shape: [usize; D],
+        spread: f32,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Tensor<D> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-spread..spread)).collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
     /// Draws every weight anew, those of the zero convolutions too.
     struct Random {
+        rng: ChaCha8Rng,
         trainable: bool,
     }
 
     impl ModuleMapper for Random {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             param.map(|value| {
-                let random = value.inner().random_like(Distribution::Normal(0.0, 0.2));
+                let random = draw(value.dims(), 0.35, &mut self.rng, &value.device().inner());
                 let random = if D == 1 { random + 0.5 } else { random };
                 if self.trainable { random.autodiff().require_grad() } else { random }
             })
@@ -250,11 +265,16 @@ mod tests {
 
     fn check(unet_config: &UnetConfig, pooling: Pooling) {
         let device = Device::flex();
-        let unet = unet_config.init(&device).map(&mut Random { trainable: false });
+        let unet = unet_config
+            .init(&device)
+            .map(&mut Random { rng: ChaCha8Rng::seed_from_u64(1), trainable: false });
         let config = ControlNetConfig { pooling, ..ControlNetConfig::for_unet(unet_config) };
-        let controlnet = config.init(&device.clone().autodiff()).map(&mut Random { trainable: true });
+        let controlnet = config
+            .init(&device.clone().autodiff())
+            .map(&mut Random { rng: ChaCha8Rng::seed_from_u64(2), trainable: true });
         let n_params = 1000;
-        let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut random = |shape: [usize; 4]| draw(shape, 1.7, &mut rng, &device);
         // An odd size, which the decoder gets back from the skips.
         let (latents, hint) = (random([2, 4, 9, 7]), random([2, 3, 72, 56]));
         let context = &random([1, 2, 5, 12]).reshape([2, 5, 12]);

@@ -352,6 +352,7 @@ mod tests {
     use burn::tensor::{Distribution, module};
 
     use super::*;
+    use crate::draw::draw;
 
     /// Output, and gradients towards query, key and value, for a loss that weights the output.
     fn run(
@@ -386,7 +387,7 @@ mod tests {
     ) -> ([Tensor<4>; 3], Tensor<4>) {
         let random = |tokens, width| {
             let distribution = Distribution::Normal(0.0, 2.0);
-            Tensor::<4>::random([batch, tokens, n_heads, width], distribution, device).swap_dims(1, 2)
+            draw::<4>([batch, tokens, n_heads, width], distribution, device).swap_dims(1, 2)
         };
         let inputs = [random(n_queries, d_head), random(n_keys, d_head), random(n_keys, d_value)];
         (inputs, random(n_queries, d_value))
