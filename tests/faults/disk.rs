@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyrograph_train::Stop;
@@ -41,6 +42,8 @@ type Judge = dyn Fn(usize, Kind, &Path) -> Fate + Send + Sync;
 pub(super) struct FaultyDisk {
     judge: Box<Judge>,
     state: Mutex<State>,
+    /// Bytes that it says are free.
+    free: AtomicU64,
     /// Raised at death: nobody trains on after it.
     stop: Stop,
 }
@@ -69,7 +72,17 @@ impl FaultyDisk {
         stop: &Stop,
         judge: impl Fn(usize, Kind, &Path) -> Fate + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { judge: Box::new(judge), state: Mutex::default(), stop: stop.clone() })
+        Arc::new(Self {
+            judge: Box::new(judge),
+            state: Mutex::default(),
+            free: AtomicU64::new(12_345_678),
+            stop: stop.clone(),
+        })
+    }
+
+    /// From now on it says that so many bytes are free.
+    pub(super) fn set_free(&self, bytes: u64) {
+        self.free.store(bytes, Ordering::Relaxed);
     }
 
     /// The operations so far.
@@ -169,7 +182,7 @@ impl Disk for FaultyDisk {
     }
 
     fn available_bytes(&self, _path: &Path) -> Option<u64> {
-        Some(12_345_678)
+        Some(self.free.load(Ordering::Relaxed))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Numbers that are not finite.
 
 use burn::prelude::*;
-use pyrograph_train::{Checkpoint, Event, Gradients, NonFinite, RunEnd, Skipped, Tap, Tapped, TrainError};
+use pyrograph_train::{
+    Checkpoint, Event, Gradients, NonFinite, RunEnd, Skipped, Stop, Tap, Tapped, TrainError,
+};
 
 use super::{Bench, Watch, latest};
 
@@ -170,6 +172,44 @@ fn a_poisoned_cache_is_named_by_its_sample() {
     };
     assert_eq!(skipped[0].samples.len(), 1);
     assert_eq!(skipped[0].samples[0].id, id);
+}
+
+#[test]
+fn an_evaluation_that_is_not_finite_is_counted_and_told_and_the_run_goes_on() {
+    let bench = Bench::new();
+    crate::train::circles_of(&bench.path.join("more"), 20);
+    let cache = bench.path.join("cache");
+    let settings = |config: &mut pyrograph_train::TrainConfig| {
+        config.data.train_data_dir = Some(bench.path.join("more/circles"));
+        config.cache.cache_dir = Some(cache.clone());
+        config.evaluation.num_eval_samples = 2;
+        config.evaluation.eval_steps = Some(2.try_into().unwrap());
+    };
+    // Stopped after the first evaluation: only its samples are in the cache.
+    let stop = Stop::default();
+    let mut watch = Watch::new(|event: &Event| {
+        if matches!(event, Event::Evaluation(_)) {
+            stop.request();
+        }
+    });
+    bench.trainer("stopped", 3, settings).unwrap().stopped_by(stop.clone()).run(&mut watch).unwrap();
+    let latents = rank_four_entries(&cache);
+    assert_eq!(latents.len(), 2);
+    for (path, bytes) in &latents {
+        std::fs::write(path, with_nan(path, bytes)).unwrap();
+    }
+
+    let mut watch = Watch::new(|_| {});
+    let end = bench.trainer("out", 3, settings).unwrap().run(&mut watch).unwrap();
+    assert_eq!(end, RunEnd::Finished);
+    assert!(skipped(&watch.events).is_empty(), "no step is to blame");
+    let warnings = watch.warnings();
+    assert_eq!(warnings.len(), 3, "at steps 0, 2 and 3: {warnings:?}");
+    for (n_left_out, warning) in (1..).zip(warnings) {
+        let start = format!("training goes on without this evaluation ({n_left_out} left out so far): ");
+        assert!(warning.starts_with(&start) && warning.contains(".png at timestep "), "{warning}");
+    }
+    assert!(!watch.events.iter().any(|event| matches!(event, Event::Evaluation(_))));
 }
 
 /// The cached latents: files whose shape has four dimensions.

@@ -105,3 +105,23 @@ fn pictures_that_cannot_be_written_are_warned_of() {
     assert_eq!(watch.warnings().iter().filter(is_told).count(), 2, "{:?}", watch.warnings());
     assert!(matches!(watch.events.last(), Some(Event::Finished { .. })));
 }
+
+#[test]
+fn a_save_that_would_not_fit_is_not_begun_and_the_next_one_is_tried() {
+    let bench = Bench::new();
+    let disk = FaultyDisk::new(&Stop::default(), |_, _, _| Fate::Done);
+    let at_the_second_step = Arc::clone(&disk);
+    let mut watch = Watch::new(move |event| {
+        if let Event::Progress(progress) = event {
+            at_the_second_step.set_free(if progress.step == 2 { 2_900_000 } else { 12_000_000 });
+        }
+    });
+    let end = bench.trainer("out", 3, |_| {}).unwrap().on_disk(Arc::clone(&disk) as _).run(&mut watch);
+    assert_eq!(end.unwrap(), RunEnd::Finished);
+    let [warning] = watch.warnings()[..] else { panic!("{:?}", watch.warnings()) };
+    for part in ["training goes on: cannot save `", "checkpoint-2`: it needs 7 MB, 3 MB are free: "] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert!(!disk.operations().iter().any(|(_, path)| is_in(path, 2)), "nothing of it was written");
+    assert_eq!(Checkpoint::latest(&bench.out("out")).unwrap().position().optimizer_step, 3);
+}

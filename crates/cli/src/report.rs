@@ -81,8 +81,7 @@ fn outcome(error: &anyhow::Error) -> Outcome {
         matches!(
             link.downcast_ref::<TrainError>(),
             Some(
-                TrainError::NonFinite { .. }
-                    | TrainError::NonFiniteSteps { .. }
+                TrainError::NonFiniteSteps { .. }
                     | TrainError::OptimizerState { .. }
                     | TrainError::NotSaved { .. }
                     | TrainError::DataStalled { .. }
@@ -145,7 +144,10 @@ mod tests {
         assert_eq!(outcome_of(PlanError::NoDataSource.into()), Outcome::BadInput);
         assert_eq!(outcome_of(DataError::Empty { dir: "circles".into() }.into()), Outcome::BadInput);
         assert_eq!(outcome_of(DataError::Write { path: "a".into(), source: full() }.into()), Outcome::Failed);
-        assert_eq!(outcome_of(TrainError::NonFinite { step: 3, loss: f64::NAN }.into()), Outcome::Failed);
+        assert_eq!(
+            outcome_of(TrainError::DataStalled { seconds: 3, samples: Vec::new() }.into()),
+            Outcome::Failed
+        );
         assert_eq!(outcome_of(anyhow::anyhow!("anything else")), Outcome::Failed);
     }
 }

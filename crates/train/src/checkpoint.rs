@@ -9,7 +9,7 @@ mod list;
 mod manifest;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -139,8 +139,8 @@ impl Snapshot<'_> {
         warn_if(recover(disk, output_dir));
 
         let scratch = scratch_dir(output_dir, &name);
-        let written = self
-            .write(disk, &scratch, &optimizer)
+        let written = require_space(disk, output_dir, needed_bytes)
+            .and_then(|()| self.write(disk, &scratch, &optimizer))
             .and_then(|()| put_in_place(disk, &scratch, output_dir, &name));
         let path = written.map_err(|source| {
             // A full disk has more use for the space than for a part of a checkpoint.
@@ -198,7 +198,9 @@ pub(crate) fn save_sealed<T: Serialize>(
     (file, about): (&str, &T),
 ) -> Result<PathBuf, TrainError> {
     let scratch = scratch_dir(output_dir, name);
+    let needed_bytes = controlnet.num_params() as u64 * 4 + OTHER_BYTES;
     let write = || {
+        require_space(disk, output_dir, needed_bytes)?;
         let recorder = Recorder::new(disk, &scratch);
         disk.create_dir(&scratch).map_err(TrainError::io(&scratch))?;
         save_controlnet(controlnet, controlnet_config, &scratch, &recorder).map_err(TrainError::Pipeline)?;
@@ -208,10 +210,19 @@ pub(crate) fn save_sealed<T: Serialize>(
     };
     write().map_err(|source| {
         let _ = recover(disk, output_dir);
-        let needed_bytes = controlnet.num_params() as u64 * 4 + OTHER_BYTES;
         let (path, available_bytes) = (output_dir.join(name), disk.available_bytes(output_dir));
         TrainError::NotSaved { path, needed_bytes, available_bytes, source: Box::new(source) }
     })
+}
+
+/// Refuses at once what a disk has no room for; filling it up would take the room from others.
+fn require_space(disk: &dyn Disk, output_dir: &Path, needed_bytes: u64) -> Result<(), TrainError> {
+    match disk.available_bytes(output_dir) {
+        Some(available) if available < needed_bytes => {
+            Err(TrainError::io(output_dir)(io::ErrorKind::StorageFull.into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Deletes the oldest checkpoints until `limit` are left, that of `step` among them. Those of later steps are another

@@ -132,14 +132,6 @@ pub enum TrainError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// The loss is not a number any more.
-    #[error("the loss is {loss} at step {step}")]
-    NonFinite {
-        /// The optimizer step.
-        step: u64,
-        /// Infinity or NaN.
-        loss: f64,
-    },
     /// One step after another had to be skipped.
     #[error(
         "{n_steps} steps in a row were skipped after step {step}, each with a {found} that is not finite; their samples: {}",
@@ -234,7 +226,6 @@ impl TrainError {
                      --learning_rate"
                 ));
             }
-            Self::NonFinite { .. } => "resume from the last checkpoint with a lower --learning_rate",
             Self::OutputDir { .. } => {
                 "name another --output_dir, or make this one a folder that can be written"
             }

@@ -15,6 +15,7 @@ use pyrograph_unet::{ControlNet, Residuals};
 use crate::encode::Encoder;
 use crate::events::{Evaluation, TimestepBin, ZeroConv};
 use crate::loss::Frozen;
+use crate::nonfinite::Suspect;
 use crate::stop::Stop;
 use crate::{TrainError, TrainPlan};
 
@@ -44,6 +45,14 @@ impl EvaluationSet {
         let (dataset, samples) = dataset.hold_out(n_held_out, seed);
         (dataset, Self { samples, is_held_out: true })
     }
+}
+
+/// What became of an evaluation.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Finite(Evaluation),
+    /// It says nothing, because of these samples.
+    NotFinite(Vec<Suspect>),
 }
 
 /// Evaluates a ControlNet.
@@ -79,7 +88,7 @@ impl Evaluator {
     /// Evaluates a ControlNet after `step` steps. Equal weights give equal numbers at any step.
     ///
     /// # Errors
-    /// [`TrainError`] if an image cannot be read or a loss is not finite, [`TrainError::Stopped`] between two passes.
+    /// [`TrainError`] if an image cannot be read, [`TrainError::Stopped`] between two passes.
     pub(crate) fn run(
         &self,
         frozen: Frozen<'_>,
@@ -87,27 +96,28 @@ impl Evaluator {
         encoder: &Encoder,
         step: u64,
         stop: &Stop,
-    ) -> Result<Evaluation, TrainError> {
+    ) -> Result<Outcome, TrainError> {
         let controlnet = controlnet.valid();
         let bins = bins(frozen.schedule.n_train_timesteps());
         let mut losses = vec![PairedLosses::default(); bins.len()];
-        let mut strengths = Strengths::default();
+        let (mut strengths, mut suspects) = (Strengths::default(), Vec::new());
         let n_samples = self.set.samples.len();
         for first in (0..n_samples).step_by(self.batch_size) {
             let batch = self.batch(first, frozen.bundle, encoder)?;
             for (bin_idx, bin) in bins.iter().enumerate() {
                 stop.check()?;
                 let noised = self.noised(frozen.schedule, &batch, bin_idx, bin);
+                let timesteps = noised.timesteps.clone();
                 let (found, residuals) = paired_losses(frozen.bundle, &controlnet, &batch, noised);
+                suspects.extend(found.not_finite(&batch.ids, &timesteps));
                 losses[bin_idx].extend(found);
                 strengths.add(&residuals);
             }
         }
-        let evaluation = self.summary(step, &bins, &losses, strengths.of(&controlnet));
-        if !(evaluation.loss.is_finite() && evaluation.shuffled_loss.is_finite()) {
-            return Err(TrainError::NonFinite { step, loss: evaluation.loss });
+        if !suspects.is_empty() {
+            return Ok(Outcome::NotFinite(suspects));
         }
-        Ok(evaluation)
+        Ok(Outcome::Finite(self.summary(step, &bins, &losses, strengths.of(&controlnet))))
     }
 
     /// Latents, prompts and hints of the samples from `first` on.
@@ -162,6 +172,7 @@ impl Evaluator {
             latents: schedule.add_noise(latents.clone(), noise.clone(), &timesteps),
             target: schedule.target(latents, noise, &timesteps),
             times: timesteps.iter().map(|&timestep| timestep as f32).collect(),
+            timesteps,
         }
     }
 
@@ -220,6 +231,7 @@ struct Noised {
     latents: Tensor<4>,
     target: Tensor<4>,
     times: Vec<f32>,
+    timesteps: Vec<usize>,
 }
 
 /// The losses of samples with their own hint and with that of another sample, in the same order.
@@ -235,6 +247,13 @@ impl PairedLosses {
         self.shuffled.extend(more.shuffled);
     }
 
+    /// The samples of a batch with a loss that is not finite.
+    fn not_finite(&self, ids: &[String], timesteps: &[usize]) -> Vec<Suspect> {
+        let is_finite = |place: usize| self.own[place].is_finite() && self.shuffled[place].is_finite();
+        let places = (0..ids.len()).filter(|&place| !is_finite(place));
+        places.map(|place| Suspect { id: ids[place].clone(), timestep: timesteps[place] }).collect()
+    }
+
     fn gap(&self, sample_idx: usize) -> f64 {
         self.shuffled[sample_idx] - self.own[sample_idx]
     }
@@ -247,7 +266,7 @@ fn paired_losses(
     batch: &EvalBatch,
     noised: Noised,
 ) -> (PairedLosses, Residuals) {
-    let Noised { latents, target, times } = noised;
+    let Noised { latents, target, times, .. } = noised;
     let compute = bundle.precision.compute;
     let (latents, conditioning) = (latents.cast(compute), &batch.conditioning.clone().cast(compute));
     let encoded = bundle.unet.encode(latents.clone(), &times, conditioning);

@@ -58,6 +58,9 @@ pub struct Skipped {
 pub(crate) struct Skips {
     pub(crate) n_in_a_row: u32,
     pub(crate) n_skipped: u64,
+    /// Evaluations that said nothing.
+    #[serde(default)]
+    pub(crate) n_evaluations: u64,
 }
 
 /// Samples that an error message names, at most.
@@ -71,6 +74,16 @@ pub(crate) fn listed(skipped: &[Skipped]) -> String {
             ids.push(&suspect.id);
         }
     }
+    shortened(&ids)
+}
+
+/// Samples with their timesteps.
+pub(crate) fn listed_with_timesteps(suspects: &[Suspect]) -> String {
+    let told = suspects.iter().map(|Suspect { id, timestep }| format!("{id} at timestep {timestep}"));
+    shortened(&told.collect::<Vec<_>>())
+}
+
+fn shortened<S: AsRef<str> + std::borrow::Borrow<str>>(ids: &[S]) -> String {
     let shown = ids[..ids.len().min(SHOWN)].join(", ");
     if ids.len() > SHOWN { format!("{shown} and {} more", ids.len() - SHOWN) } else { shown }
 }

@@ -22,14 +22,14 @@ use crate::best::Best;
 use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, Snapshot, recover};
 use crate::ema::Ema;
 use crate::encode::{CacheUse, Encoder};
-use crate::evaluate::{EvaluationSet, Evaluator};
+use crate::evaluate::{EvaluationSet, Evaluator, Outcome};
 use crate::events::{Banner, Both, Event, Progress};
 use crate::identity::Identity;
 use crate::lock::RunLock;
 use crate::loss::Frozen;
 use crate::memory;
 use crate::metrics::MetricsFile;
-use crate::nonfinite::Skipped;
+use crate::nonfinite::{Skipped, listed_with_timesteps};
 use crate::optim::Optimizer;
 use crate::plan::{ResumeFrom, TrainPlan};
 use crate::stop::Stop;
@@ -378,8 +378,20 @@ impl Trainer {
         };
         let step = self.step();
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let evaluation = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop)?;
+        let outcome = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop)?;
         self.record.due.evaluation = false;
+        let evaluation = match outcome {
+            Outcome::Finite(evaluation) => evaluation,
+            Outcome::NotFinite(samples) => {
+                self.record.skips.n_evaluations += 1;
+                let (n_left_out, samples) =
+                    (self.record.skips.n_evaluations, listed_with_timesteps(&samples));
+                let message = format!(
+                    "training goes on without this evaluation ({n_left_out} left out so far): the loss is not finite for {samples}"
+                );
+                return self.warn(message, observer);
+            }
+        };
         observer.observe(&Event::Evaluation(evaluation.clone()))?;
         match self.record.took_hold.observe(&evaluation, total_steps) {
             Some(Finding::TookHold(step)) => observer.observe(&Event::TookHold { step })?,
@@ -440,7 +452,7 @@ impl Trainer {
 
     /// Saves what was trained before a run ends with an error, where that is worth something.
     fn save_what_is_left(&mut self, error: &TrainError, observer: &mut dyn Observer) {
-        let is_spoilt = matches!(error, TrainError::NonFinite { .. } | TrainError::NonFiniteSteps { .. });
+        let is_spoilt = matches!(error, TrainError::NonFiniteSteps { .. });
         if is_spoilt || self.is_updating || self.step() == 0 {
             return;
         }

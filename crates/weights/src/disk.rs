@@ -103,7 +103,11 @@ impl Disk for SystemDisk {
 
     fn available_bytes(&self, path: &Path) -> Option<u64> {
         #[cfg(unix)]
-        return rustix::fs::statvfs(path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+        // Some network drives have no number, and say 0 for their size, too.
+        return rustix::fs::statvfs(path)
+            .ok()
+            .filter(|found| found.f_blocks > 0)
+            .map(|found| found.f_bavail.saturating_mul(found.f_frsize));
         #[cfg(not(unix))]
         {
             let _ = path;
