@@ -16,6 +16,7 @@ mod cache;
 mod checkpoints;
 mod eval;
 mod plan;
+mod reference_flags;
 mod training;
 mod verbs;
 

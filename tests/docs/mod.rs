@@ -3,6 +3,7 @@
 //! Each page has an empty folder with the presets in it, in which its commands run from top to bottom. [`scale`] says
 //! what is done in less time, or in another way, than a reader would; [`page`] which blocks are left out, and why.
 
+mod options;
 mod page;
 mod scale;
 

@@ -8,6 +8,7 @@ mod ci;
 mod dist;
 mod doc;
 mod faults;
+mod options;
 mod parity;
 mod shell;
 mod smoke;
@@ -56,6 +57,8 @@ enum Verb {
     },
     /// How fast training is: `cargo xtask bench -- --preset sd15 --resolution 256`.
     Bench(bench::BenchArgs),
+    /// Writes `docs/options.md` anew.
+    Options,
     /// The rustdoc of all crates, without warnings.
     Doc,
     /// The README's first command, in an empty folder.
@@ -82,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Faults { kills } => faults::faults(kills),
         Verb::Parity { seed } => parity::parity(seed),
         Verb::Bench(args) => bench::bench(&args),
+        Verb::Options => options::options(),
         Verb::Doc => doc::doc(),
         Verb::Smoke => smoke::smoke(),
         Verb::TinyBase { args } => {

@@ -7,6 +7,7 @@ pub mod allocator;
 mod args;
 pub mod backend;
 mod commands;
+mod options;
 mod progress;
 mod report;
 mod run_report;
@@ -20,6 +21,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Command, OutputArgs};
 use crate::report::Outcome;
+
+pub use crate::options::options_reference;
 
 /// Runs the command line `argv`, the program's name first; returns what the process should exit with.
 ///

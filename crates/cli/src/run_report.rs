@@ -48,7 +48,7 @@ impl<'a> Reporter<'a> {
     fn report(&mut self, event: &Event) {
         let is_news = match event {
             Event::Started(banner) => {
-                let logs = self.plan.output_dir.join(&self.plan.report.logging_dir);
+                let logs = self.plan.report.event_dir(&self.plan.output_dir);
                 self.tensorboard = self.tried(TensorBoard::create(&logs, banner.resumed_at));
                 false
             }

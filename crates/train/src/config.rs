@@ -277,11 +277,27 @@ pub struct ReportSection {
     pub report_to: ReportTo,
     /// Where TensorBoard's event files go, relative to the output folder. Default: `logs`.
     pub logging_dir: PathBuf,
+    /// A folder in `logging_dir` for them, so that several runs can share it. Left out: none; the reference has
+    /// `train_controlnet`.
+    pub tracker_project_name: Option<PathBuf>,
 }
 
 impl Default for ReportSection {
     fn default() -> Self {
-        Self { report_to: ReportTo::Tensorboard, logging_dir: PathBuf::from("logs") }
+        Self {
+            report_to: ReportTo::Tensorboard,
+            logging_dir: PathBuf::from("logs"),
+            tracker_project_name: None,
+        }
+    }
+}
+
+impl ReportSection {
+    /// The folder of TensorBoard's event files, for an output folder.
+    #[must_use]
+    pub fn event_dir(&self, output_dir: &Path) -> PathBuf {
+        let logs = output_dir.join(&self.logging_dir);
+        self.tracker_project_name.as_ref().map_or(logs.clone(), |name| logs.join(name))
     }
 }
 

@@ -8,9 +8,11 @@ mod generate;
 mod loss;
 mod memory;
 mod optimizer;
+mod origin;
 mod plan;
 mod reference;
 mod small;
+mod trackers;
 mod train;
 
 use std::ffi::OsString;
@@ -20,6 +22,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::GenerateArgs;
+pub(crate) use origin::Origin;
 pub(crate) use plan::PlanArgs;
 pub(crate) use reference::{Limit, UsageError};
 pub(crate) use small::{
@@ -108,9 +111,14 @@ impl OutputArgs {
 /// # Errors
 /// The help or version that was asked for, or what is wrong with the command line.
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = with_exit_codes(with_underscores(Cli::command()));
+    let mut command = with_exit_codes(with_underscores(command()));
     let matches = command.try_get_matches_from_mut(argv)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// All verbs with their flags, as they are defined.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Gives every flag with a dash in its name the underscore spelling of the reference scripts, too.

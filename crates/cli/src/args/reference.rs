@@ -111,42 +111,54 @@ fn is_hub_name(name: &str) -> bool {
 
 /// Flags that are there for compatibility; see [`ReferenceArgs::check`].
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Accepted from the reference scripts, without effect or only with one value")]
+#[command(next_help_heading = "Accepted from the reference scripts, without effect or refused")]
 pub(crate) struct ReferenceArgs {
-    /// No effect.
+    /// No effect: attention never stores its scores anyway.
     #[arg(long, hide_short_help = true)]
     enable_xformers_memory_efficient_attention: bool,
-    /// No effect.
+    /// No effect: attention never stores its scores anyway.
+    #[arg(long, hide_short_help = true)]
+    enable_npu_flash_attention: bool,
+    /// No effect: gradients are never kept after a step.
     #[arg(long, hide_short_help = true)]
     set_grads_to_none: bool,
-    /// No effect.
+    /// No effect: the backend decides how matrices are multiplied.
     #[arg(long, hide_short_help = true)]
     allow_tf32: bool,
-    /// No effect.
-    #[arg(long, hide_short_help = true, value_name = "DIR")]
-    cache_dir: Option<String>,
-    /// No effect.
-    #[arg(long, hide_short_help = true, value_name = "NAME")]
-    tracker_project_name: Option<String>,
-    /// No effect.
+    /// No effect: images are decoded beside the device in any case.
+    #[arg(long, hide_short_help = true)]
+    enable_mindspore_data_sink: bool,
+    /// No effect: models and data are local folders.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     revision: Option<String>,
-    /// No effect.
+    /// No effect: models and data are local folders.
     #[arg(long, hide_short_help = true, value_name = "TOKEN")]
     hub_token: Option<String>,
-    /// No effect.
+    /// No effect: nothing is uploaded.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     hub_model_id: Option<String>,
-    /// Not supported.
+    /// Refused: upload the output folder after the run.
     #[arg(long, hide_short_help = true)]
     push_to_hub: bool,
-    /// Not supported.
+    /// Refused: give the folder of that configuration.
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     dataset_config_name: Option<String>,
+    /// Refused: a run has one device.
+    #[arg(long, hide_short_help = true)]
+    distributed: bool,
+    /// Refused: the VAE is that of the Stable Diffusion folder.
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pretrained_vae_model_name_or_path: Option<String>,
+    /// Refused, unless 0: crops are told to SDXL only.
+    #[arg(long, hide_short_help = true, value_name = "PIXELS", default_value_t = 0)]
+    crops_coords_top_left_h: usize,
+    /// Refused, unless 0: crops are told to SDXL only.
+    #[arg(long, hide_short_help = true, value_name = "PIXELS", default_value_t = 0)]
+    crops_coords_top_left_w: usize,
 }
 
 impl ReferenceArgs {
-    /// Warns of flags without effect.
+    /// Warns of flags without effect, once each.
     ///
     /// # Errors
     /// For the first flag that asks for something that is not done.
@@ -161,6 +173,7 @@ impl ReferenceArgs {
     }
 
     fn refused(&self) -> Option<(String, &'static str)> {
+        let sdxl = "leave it out: it is for SDXL, and this base model is told nothing of crops";
         let refused = [
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
             (
@@ -168,29 +181,42 @@ impl ReferenceArgs {
                 "dataset_config_name",
                 "give the folder of that configuration",
             ),
+            (
+                self.distributed,
+                "distributed",
+                "leave it out: a run has one device; --gradient_accumulation_steps makes a batch as large",
+            ),
+            (
+                self.pretrained_vae_model_name_or_path.is_some(),
+                "pretrained_vae_model_name_or_path",
+                "put that VAE into the folder `vae` of a copy of the base model",
+            ),
+            (self.crops_coords_top_left_h != 0, "crops_coords_top_left_h", sdxl),
+            (self.crops_coords_top_left_w != 0, "crops_coords_top_left_w", sdxl),
         ];
         refused.into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, hint)| (flag.to_owned(), hint))
     }
 
     fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let local = "models and data are local folders";
+        let attention = "attention never stores its scores anyway";
         [
             (
                 self.enable_xformers_memory_efficient_attention,
                 "enable_xformers_memory_efficient_attention",
-                "attention is this program's own",
+                attention,
             ),
+            (self.enable_npu_flash_attention, "enable_npu_flash_attention", attention),
             (self.set_grads_to_none, "set_grads_to_none", "gradients are never kept after a step"),
             (self.allow_tf32, "allow_tf32", "the backend decides how matrices are multiplied"),
-            (self.cache_dir.is_some(), "cache_dir", local),
+            (
+                self.enable_mindspore_data_sink,
+                "enable_mindspore_data_sink",
+                "images are decoded beside the device in any case",
+            ),
             (self.revision.is_some(), "revision", local),
             (self.hub_token.is_some(), "hub_token", local),
             (self.hub_model_id.is_some(), "hub_model_id", "nothing is uploaded"),
-            (
-                self.tracker_project_name.is_some(),
-                "tracker_project_name",
-                "a run is named by its output folder",
-            ),
         ]
         .into_iter()
         .filter(|(is_given, ..)| *is_given)

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pyrograph_data::Interpolation;
-use pyrograph_train::{Bytes, CacheKind, Knob, LrScheduler, PlanError, ReportTo, StepRules, TrainConfig};
+use pyrograph_train::{
+    Bytes, CacheKind, Knob, LrScheduler, PlanError, ReportSection, StepRules, TrainConfig,
+};
 
 use super::choice::{choice, named};
 use super::ema::EmaArgs;
@@ -15,6 +17,7 @@ use super::loss::LossArgs;
 use super::memory::MemoryArgs;
 use super::optimizer::OptimizerArgs;
 use super::reference::{ReferenceArgs, UsageError};
+use super::trackers::Trackers;
 use super::{set, set_some};
 
 const AFTER_HELP: &str = r#"A flag wins over the preset, the preset over the default. A preset's keys have the names of the
@@ -223,12 +226,16 @@ struct EvaluationArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Report")]
 struct ReportArgs {
-    /// The trackers written beside report.html; `none` writes no page either [default: tensorboard].
-    #[arg(long, value_parser = named::<ReportTo>(), value_name = "TRACKER")]
-    report_to: Option<ReportTo>,
+    /// The trackers written beside report.html: tensorboard, all, or none, which writes no page either. Others, as in
+    /// `tensorboard,wandb`, are told of and left out [default: tensorboard].
+    #[arg(long, value_name = "TRACKERS")]
+    report_to: Option<Trackers>,
     /// Where TensorBoard's event files go, relative to the output folder [default: logs].
     #[arg(long, value_name = "DIR")]
     logging_dir: Option<PathBuf>,
+    /// A folder in there for this run's.
+    #[arg(long, value_name = "NAME")]
+    tracker_project_name: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +258,9 @@ impl TrainArgs {
     /// # Errors
     /// If a flag of the reference asks for something that this program cannot do.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
+        if let Some(trackers) = &self.report.report_to {
+            trackers.tell();
+        }
         self.reference.check()
     }
 
@@ -286,12 +296,19 @@ impl TrainArgs {
         self.validation.apply(&mut config);
         set(&mut config.evaluation.num_eval_samples, &self.evaluation.num_eval_samples);
         set_some(&mut config.evaluation.eval_steps, &self.evaluation.eval_steps);
-        set(&mut config.report.report_to, &self.report.report_to);
-        set(&mut config.report.logging_dir, &self.report.logging_dir);
+        self.report.apply(&mut config.report);
         set(&mut config.run.output_dir, &self.run.output_dir);
         set(&mut config.run.seed, &self.run.seed);
         set(&mut config.run.log_every, &self.run.log_every);
         Ok(config)
+    }
+}
+
+impl ReportArgs {
+    fn apply(&self, report: &mut ReportSection) {
+        set(&mut report.report_to, &self.report_to.as_ref().map(Trackers::written));
+        set(&mut report.logging_dir, &self.logging_dir);
+        set_some(&mut report.tracker_project_name, &self.tracker_project_name);
     }
 }
 
