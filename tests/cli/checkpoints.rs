@@ -68,7 +68,7 @@ fn a_damaged_checkpoint_is_refused_by_name_and_skipped_as_the_latest() {
     desk.refuses(
         &format!("{line} --resume_from_checkpoint=checkpoint-4"),
         expect![[r#"
-            error: `out/checkpoint-4` is not a complete checkpoint: `optimizer.safetensors` is damaged: it has 3487543 bytes, expected 3487544
+            error: `out/checkpoint-4` is not a complete checkpoint: `optimizer.safetensors` is damaged: it has 3493215 bytes, expected 3493216
 
             hint: give a folder `checkpoint-N` that a run has written, or `latest` for the newest complete one
         "#]],

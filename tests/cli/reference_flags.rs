@@ -78,6 +78,9 @@ const FLAGS: &[(Fate, &str)] = &[
     (Built, "--image_interpolation_mode lanczos"),
     (Accepted, "--enable_mindspore_data_sink"),
     (Refused, "--distributed"),
+    // Of the original code.
+    (Built, "--sd_locked=false"),
+    (Built, "--only_mid_control"),
 ];
 
 /// What every command has, so that what a flag needs beside it is no difference.

@@ -56,6 +56,29 @@ fn a_seed_draws_the_same_picture_twice_and_another_seed_another_one() {
 }
 
 #[test]
+fn a_trained_decoder_draws_another_picture() {
+    let desk = Desk::new();
+    desk.done(&format!(
+        "{} --train_data_dir=circles --max_train_steps=2 --num_eval_samples=0 --sd_locked=false --learning_rate=1e-2",
+        super::TRAIN
+    ));
+    let draw = |unet: &str, output: &str| {
+        desk.done(&format!("{GENERATE} {unet} --output={output}"));
+        fs::read(desk.path(output)).unwrap()
+    };
+    let of_base = draw("", "base.png");
+    assert!(draw("--unet=base/unet", "same.png") == of_base);
+    assert!(draw("--unet=out/unet", "trained.png") != of_base);
+    desk.refuses(
+        &format!("{GENERATE} --unet=controlnet --output=none.png"),
+        expect![[r#"
+        error: cannot load the UNet
+          caused by: `controlnet` is a ControlNet (ControlNetModel), not a UNet2DConditionModel folder
+    "#]],
+    );
+}
+
+#[test]
 fn given_latents_take_the_place_of_the_seed() {
     let desk = Desk::new();
     let draw = |seed: u32, output: &str| {

@@ -8,6 +8,7 @@ mod optimizers;
 mod precision;
 mod resume;
 mod step;
+mod unlocked;
 
 use std::path::{Path, PathBuf};
 

@@ -9,6 +9,7 @@ use pyrograph_train::{Checkpoint, Event, Observer, TrainConfig, TrainError, Trai
 use super::{circles, plan};
 
 const STEPS: u64 = 8;
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 /// Fails like a crash when an optimizer step is done.
 struct CrashAfter(u64);
@@ -44,11 +45,14 @@ fn run(
 fn result(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let checkpoint = PathBuf::from(format!("checkpoint-{STEPS}"));
     let average = checkpoint.join("controlnet_ema");
-    let mut files = ["diffusion_pytorch_model.safetensors", "config.json"].map(PathBuf::from).to_vec();
+    let mut files = [WEIGHTS, "config.json"].map(PathBuf::from).to_vec();
     files.push(checkpoint.join("optimizer.safetensors"));
-    files.push(checkpoint.join("controlnet/diffusion_pytorch_model.safetensors"));
+    files.push(checkpoint.join("controlnet").join(WEIGHTS));
+    if out.join("unet").exists() {
+        files.extend([PathBuf::from("unet"), checkpoint.join("unet")].map(|unet| unet.join(WEIGHTS)));
+    }
     if out.join(&average).exists() {
-        files.extend([average.join("diffusion_pytorch_model.safetensors"), average.join("config.json")]);
+        files.extend([average.join(WEIGHTS), average.join("config.json")]);
     }
     let read = |file: PathBuf| {
         let bytes = fs::read(out.join(&file)).unwrap_or_else(|_| panic!("{}", file.display()));
@@ -99,6 +103,11 @@ fn resuming_at_any_step_equals_not_stopping() {
 #[test]
 fn resuming_at_any_step_with_accumulation_and_other_workers_equals_not_stopping() {
     check(2, 3, 0, |_| {});
+}
+
+#[test]
+fn a_trained_decoder_is_continued_at_any_step_as_if_the_run_had_not_stopped() {
+    check(1, 0, 0, |config| config.model.sd_locked = false);
 }
 
 #[test]

@@ -29,18 +29,33 @@ pub fn options_reference() -> String {
     let command = command();
     page.push_str("\n## Every verb\n\n");
     table(&mut page, command.get_arguments().filter(|arg| arg.is_global_set()), None);
+    let train = command.find_subcommand("train");
     for verb in command.get_subcommands() {
-        section(&mut page, verb, &format!("pyrograph {}", verb.get_name()));
+        let name = format!("pyrograph {}", verb.get_name());
+        // A verb that takes what `train` takes.
+        let is_of_train =
+            |arg: &Arg| train.is_some_and(|train| train.get_arguments().any(|other| other == arg));
+        let n_of_train = verb.get_arguments().filter(|arg| is_of_train(arg)).count();
+        if verb.get_name() != "train" && n_of_train > 20 {
+            let own = verb.get_arguments().filter(|arg| !is_of_train(arg));
+            section(&mut page, &Command::new(verb.get_name().to_owned()).about(about(verb)).args(own), &name);
+            page.push_str("\nAnd every option of `pyrograph train`.\n");
+        } else {
+            section(&mut page, verb, &name);
+        }
     }
     page
+}
+
+fn about(verb: &Command) -> String {
+    verb.get_about().map(ToString::to_string).unwrap_or_default()
 }
 
 /// One verb, or those below it.
 fn section(page: &mut String, verb: &Command, name: &str) {
     let is_leaf = verb.get_subcommands().next().is_none();
-    let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     if is_leaf {
-        put(page, format_args!("\n## {name}\n\n{about}.\n"));
+        put(page, format_args!("\n## {name}\n\n{}.\n", about(verb)));
     }
     for below in verb.get_subcommands() {
         section(page, below, &format!("{name} {}", below.get_name()));
@@ -169,7 +184,7 @@ mod tests {
             .filter(|arg| !arg.get_help_heading().is_some_and(|heading| heading.starts_with("Accepted")))
             .map(|arg| arg.get_id().as_str())
             .collect();
-        let without_key = ["preset", "print_config", "use_8bit_adam"];
+        let without_key = ["preset", "print_config", "use_8bit_adam", "fit"];
         let expected: BTreeSet<&str> = keys.iter().copied().chain(without_key).collect();
         assert_eq!(flags, expected);
     }

@@ -128,7 +128,7 @@ fn model(trainer: &Trainer, plan: &TrainPlan) -> Section {
         [
             ("base", plan.model.base.display().to_string()),
             ("UNet's BLAKE3", hashes.join(", ")),
-            ("trainable parameters", burn::module::Module::num_params(trainer.controlnet()).to_string()),
+            ("trainable parameters", trainer.n_trained().to_string()),
         ],
     )
 }

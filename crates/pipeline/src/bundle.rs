@@ -69,6 +69,8 @@ pub struct BundleOptions<'a> {
     pub variant: Option<&'a str>,
     /// Another folder for the tokenizer; of SDXL's two, for the first.
     pub tokenizer: Option<&'a Path>,
+    /// Another UNet's folder, as a run with an unlocked base model writes it.
+    pub unet: Option<&'a Path>,
 }
 
 impl Bundle {
@@ -80,12 +82,10 @@ impl Bundle {
         let variant = options.variant;
         let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
 
-        let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
-        let json: UnetJson = dir.config().map_err(weights("UNet"))?;
-        let unet_config = UnetConfig::try_from(json).map_err(config("UNet"))?;
-        let load =
-            LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), variant, ..LoadOptions::default() };
-        let unet = dir.load(unet_config.init(device), &load).map_err(weights("UNet"))?;
+        let (unet, unet_config) = match options.unet {
+            Some(path) => load_unet(path, None, device)?,
+            None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, variant, device)?,
+        };
 
         let dir = folder.component("vae", &["AutoencoderKL"]).map_err(weights("VAE"))?;
         let json: VaeJson = dir.config().map_err(weights("VAE"))?;
@@ -228,6 +228,39 @@ fn ensure_equal<T: PartialEq + ToString>(
     }
     let [left_value, right_value] = values.map(|value| value.to_string());
     Err(PipelineError::Mismatch { left, right, key, left_value, right_value })
+}
+
+/// Loads a UNet folder onto a device, by the weight files of a variant if one is named.
+///
+/// # Errors
+/// [`PipelineError`] if the folder is of another kind or its weights do not match its config.
+pub fn load_unet(
+    path: &Path,
+    variant: Option<&str>,
+    device: &Device,
+) -> Result<(Unet, UnetConfig), PipelineError> {
+    let dir = ComponentDir::open(path, &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
+    let json: UnetJson = dir.config().map_err(weights("UNet"))?;
+    let unet_config = UnetConfig::try_from(json).map_err(config("UNet"))?;
+    let options =
+        LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), variant, ..LoadOptions::default() };
+    let unet = dir.load(unet_config.init(device), &options).map_err(weights("UNet"))?;
+    Ok((unet, unet_config))
+}
+
+/// Writes a UNet as diffusers does: `config.json` and `diffusion_pytorch_model.safetensors`, in f32.
+///
+/// # Errors
+/// [`PipelineError::Weights`] if a file cannot be written.
+pub fn save_unet(
+    unet: &Unet,
+    unet_config: &UnetConfig,
+    path: &Path,
+    disk: &dyn Disk,
+) -> Result<(), PipelineError> {
+    let options = SaveOptions { renames: Renames::new(pyrograph_unet::RENAMES), ..SaveOptions::default() };
+    save(unet, &path.join("diffusion_pytorch_model.safetensors"), &options, disk).map_err(weights("UNet"))?;
+    write_config(path, "config.json", &UnetJson::from(unet_config), disk).map_err(weights("UNet"))
 }
 
 /// Loads a ControlNet folder onto a device; an autodiff device makes it trainable.

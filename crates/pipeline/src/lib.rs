@@ -12,7 +12,10 @@ mod prompts;
 mod random;
 mod tiny;
 
-pub use bundle::{Bundle, BundleOptions, NoNegative, load_controlnet, save_controlnet, save_controlnet_as};
+pub use bundle::{
+    Bundle, BundleOptions, NoNegative, load_controlnet, load_unet, save_controlnet, save_controlnet_as,
+    save_unet,
+};
 pub use configs::{BundleConfigs, controlnet_config};
 pub use error::PipelineError;
 pub use generate::{Request, generate, generate_while};

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use pyrograph_unet::{ControlNet, ControlNetConfig};
 use pyrograph_weights::Disk;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::checkpoint::save_sealed;
+use crate::checkpoint::{SavedResult, save_sealed};
 use crate::events::Evaluation;
 
 const FOLDER: &str = "best";
@@ -42,11 +41,10 @@ impl Best {
     pub(crate) fn save(
         &self,
         disk: &dyn Disk,
-        controlnet: &ControlNet,
-        controlnet_config: &ControlNetConfig,
         output_dir: &Path,
+        result: &SavedResult<'_>,
     ) -> Result<PathBuf, TrainError> {
-        save_sealed(disk, output_dir, FOLDER, (controlnet, controlnet_config), ("best.json", self))
+        save_sealed(disk, output_dir, FOLDER, result, ("best.json", self))
     }
 }
 

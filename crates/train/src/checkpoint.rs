@@ -1,6 +1,6 @@
 //! Checkpoints: a folder that is complete and verified, or not there.
 //!
-//! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `controlnet_ema/` if an average is kept,
+//! `checkpoint-N/` holds `controlnet/` in diffusers' layout, `unet/` if its decoder is trained, too, `controlnet_ema/` if an average is kept,
 //! `optimizer.safetensors`, `state.json`, and `manifest.json` with length and hash of every other file. It is written under another name, synced, read back and
 //! renamed, and old checkpoints go only after that.
 
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use pyrograph_data::Cursor;
-use pyrograph_pipeline::{load_controlnet, save_controlnet};
-use pyrograph_unet::{ControlNet, ControlNetConfig};
+use pyrograph_pipeline::{Bundle, load_controlnet, load_unet, save_controlnet, save_unet};
+use pyrograph_unet::{ControlNet, ControlNetConfig, Unet, UnetConfig};
 use pyrograph_weights::{Disk, load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,7 @@ use crate::loss_scale::LossScale;
 use crate::nonfinite::Skips;
 use crate::optim::Optimizer;
 use crate::took_hold::TookHold;
+use crate::trainee::Trainee;
 use crate::{TrainError, TrainPlan};
 
 pub(crate) use self::folder::{put_in_place, recover, scratch_dir};
@@ -37,6 +38,8 @@ pub(crate) use self::manifest::read_json;
 const CONTROLNET: &str = "controlnet";
 /// The name that diffusers gives to the average of a `unet`, for a ControlNet.
 const CONTROLNET_EMA: &str = "controlnet_ema";
+/// The UNet whose decoder is trained.
+pub(crate) const UNET: &str = "unet";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
@@ -88,8 +91,9 @@ struct State<P> {
 /// What a checkpoint is made of.
 #[derive(Debug)]
 pub(crate) struct Snapshot<'a> {
-    pub(crate) controlnet: &'a ControlNet,
+    pub(crate) trainee: &'a Trainee,
     pub(crate) controlnet_config: &'a ControlNetConfig,
+    pub(crate) unet_config: &'a UnetConfig,
     pub(crate) optimizer: &'a Optimizer,
     pub(crate) ema: Option<&'a Ema<ControlNet>>,
     pub(crate) position: Position,
@@ -111,12 +115,20 @@ pub struct Checkpoint {
 /// What a run continues from.
 #[derive(Debug)]
 pub(crate) struct Restored {
-    pub(crate) controlnet: ControlNet,
+    pub(crate) trainee: Trainee,
     pub(crate) controlnet_config: ControlNetConfig,
     pub(crate) optimizer: Optimizer,
     pub(crate) ema: Option<Ema<ControlNet>>,
     pub(crate) position: Position,
     pub(crate) record: Record,
+}
+
+/// What a run has to show for itself.
+#[derive(Debug)]
+pub(crate) struct SavedResult<'a> {
+    pub(crate) controlnet: &'a ControlNet,
+    pub(crate) controlnet_config: &'a ControlNetConfig,
+    pub(crate) unet: Option<(&'a Unet, &'a UnetConfig)>,
 }
 
 impl Snapshot<'_> {
@@ -130,9 +142,9 @@ impl Snapshot<'_> {
         output_dir: &Path,
         total_limit: Option<NonZeroUsize>,
     ) -> Result<PathBuf, TrainError> {
-        let optimizer = self.optimizer.state(self.controlnet);
-        let n_copies = 1 + u64::from(self.ema.is_some());
-        let n_weights = n_copies * self.controlnet.num_params() as u64;
+        let optimizer = self.optimizer.state(self.trainee);
+        let n_averaged = self.ema.map_or(0, |ema| ema.average().num_params());
+        let n_weights = (self.trainee.num_params() + n_averaged) as u64;
         let moments: usize = optimizer.values().map(|data| data.as_bytes().len()).sum();
         let needed_bytes = n_weights * 4 + moments as u64 + OTHER_BYTES;
         let name = format!("checkpoint-{}", self.position.optimizer_step);
@@ -165,8 +177,13 @@ impl Snapshot<'_> {
         let recorder = Recorder::new(disk, dir);
         let controlnet_dir = dir.join(CONTROLNET);
         disk.create_dir(&controlnet_dir).map_err(TrainError::io(&controlnet_dir))?;
-        save_controlnet(self.controlnet, self.controlnet_config, &controlnet_dir, &recorder)
+        save_controlnet(&self.trainee.controlnet, self.controlnet_config, &controlnet_dir, &recorder)
             .map_err(TrainError::Pipeline)?;
+        if let Some(unet) = &self.trainee.unet {
+            let unet_dir = dir.join(UNET);
+            disk.create_dir(&unet_dir).map_err(TrainError::io(&unet_dir))?;
+            save_unet(unet, self.unet_config, &unet_dir, &recorder).map_err(TrainError::Pipeline)?;
+        }
         if let Some(ema) = self.ema {
             let ema_dir = dir.join(CONTROLNET_EMA);
             disk.create_dir(&ema_dir).map_err(TrainError::io(&ema_dir))?;
@@ -189,21 +206,28 @@ fn seal(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), TrainErr
     Manifest::read(dir).and_then(|manifest| manifest.verify(dir)).map_err(problem)
 }
 
-/// Writes a ControlNet and one file about it as a folder that takes the place of an older one at once.
+/// Writes a run's result and one file about it as a folder that takes the place of an older one at once.
 pub(crate) fn save_sealed<T: Serialize>(
     disk: &dyn Disk,
     output_dir: &Path,
     name: &str,
-    (controlnet, controlnet_config): (&ControlNet, &ControlNetConfig),
+    result: &SavedResult<'_>,
     (file, about): (&str, &T),
 ) -> Result<PathBuf, TrainError> {
     let scratch = scratch_dir(output_dir, name);
-    let needed_bytes = controlnet.num_params() as u64 * 4 + OTHER_BYTES;
+    let SavedResult { controlnet, controlnet_config, unet } = *result;
+    let n_weights = controlnet.num_params() + unet.map_or(0, |(unet, _)| unet.num_params());
+    let needed_bytes = n_weights as u64 * 4 + OTHER_BYTES;
     let write = || {
         require_space(disk, output_dir, needed_bytes)?;
         let recorder = Recorder::new(disk, &scratch);
         disk.create_dir(&scratch).map_err(TrainError::io(&scratch))?;
         save_controlnet(controlnet, controlnet_config, &scratch, &recorder).map_err(TrainError::Pipeline)?;
+        if let Some((unet, unet_config)) = unet {
+            let unet_dir = scratch.join(UNET);
+            disk.create_dir(&unet_dir).map_err(TrainError::io(&unet_dir))?;
+            save_unet(unet, unet_config, &unet_dir, &recorder).map_err(TrainError::Pipeline)?;
+        }
         write_json(&recorder, &scratch.join(file), about)?;
         seal(disk, &scratch, &recorder.manifest())?;
         put_in_place(disk, &scratch, output_dir, name)
@@ -329,16 +353,28 @@ impl Checkpoint {
         identity.differences(&self.identity)
     }
 
-    /// Loads the ControlNet, the optimizer and the average of a plan, to continue on an autodiff device.
-    pub(crate) fn restore(&self, plan: &TrainPlan, device: &Device) -> Result<Restored, TrainError> {
+    /// Loads what is trained, the optimizer and the average of a plan, to continue on an autodiff device.
+    pub(crate) fn restore(
+        &self,
+        plan: &TrainPlan,
+        bundle: &Bundle,
+        device: &Device,
+    ) -> Result<Restored, TrainError> {
         let (controlnet, controlnet_config) =
             load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
         let steps = self.position.optimizer_step;
-        let optimizer = Optimizer::resumed(plan.optimizer.algorithm, steps, state, &controlnet, device)?;
         let ema = self.restore_ema(plan, &controlnet, device)?;
+        let mut trainee = Trainee::new(controlnet, bundle, plan.model.sd_locked);
+        let unet_dir = self.path.join(UNET);
+        if let Some(unet) = trainee.unet.as_mut().filter(|_| unet_dir.is_dir()) {
+            let (trained, _) =
+                load_unet(&unet_dir, None, &device.clone().inner()).map_err(TrainError::Pipeline)?;
+            *unet = trained.with_trainable_decoder();
+        }
+        let optimizer = Optimizer::resumed(plan.optimizer.algorithm, steps, state, &trainee, device)?;
         let (position, record) = (self.position, self.record);
-        Ok(Restored { controlnet, controlnet_config, optimizer, ema, position, record })
+        Ok(Restored { trainee, controlnet_config, optimizer, ema, position, record })
     }
 
     /// The average, which begins here if the run that wrote the checkpoint kept none.

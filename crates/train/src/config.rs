@@ -55,7 +55,7 @@ pub struct TrainConfig {
 }
 
 /// `[model]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// A Stable Diffusion folder in diffusers' layout. Required.
@@ -69,6 +69,22 @@ pub struct ModelSection {
     pub tokenizer_name: Option<PathBuf>,
     /// The variant of the frozen models' weight files, as in `model.fp16.safetensors`.
     pub variant: Option<String>,
+    /// Leave the base model as it is. If false, the UNet's decoder is trained with the ControlNet, which is for data unlike
+    /// the base model's; a lower learning rate is usual. Default: true; the name is that of the original ControlNet code.
+    pub sd_locked: bool,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            pretrained_model_name_or_path: None,
+            controlnet_model_name_or_path: None,
+            conditioning_embedding_out_channels: None,
+            tokenizer_name: None,
+            variant: None,
+            sd_locked: true,
+        }
+    }
 }
 
 /// `[data]`

@@ -49,6 +49,7 @@ impl Identity {
             ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
             ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
             ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
+            ("sd_locked", plan.model.sd_locked.to_string()),
             ("resolution", plan.data.transform.side.get().to_string()),
             ("data set", hexadecimal(&dataset.fingerprint())),
             ("number of samples", dataset.samples().len().to_string()),

@@ -32,6 +32,7 @@ mod stop;
 mod stopwatch;
 mod tap;
 mod took_hold;
+mod trainee;
 mod trainer;
 mod validate;
 mod window;

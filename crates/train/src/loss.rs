@@ -4,12 +4,13 @@ use burn::prelude::*;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, DiagonalGaussian, standard_normal};
-use pyrograph_unet::ControlNet;
+use pyrograph_unet::Decoded;
 
 use crate::batch::Batch;
 use crate::objective::LossSection;
 use crate::optim::Gradients;
 use crate::stopwatch::{Phase, Stopwatch};
+use crate::trainee::Trainee;
 
 /// The frozen half of the computation.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +42,13 @@ pub(crate) struct LossOptions {
 /// The loss of one micro-batch, `[1]` and without autodiff, and its gradients: noise the latents, predict with the
 /// ControlNet, compare with the target.
 ///
-/// Only the ControlNet and the UNet's decoder run with autodiff: the residuals join after the encoder, so nothing
+/// Only the ControlNet and the UNet's decoder, which may be trained, too, run with autodiff: the residuals join after the encoder, so nothing
 /// before them depends on a trainable weight.
 ///
 /// Source: diffusers `examples/controlnet/train_controlnet.py` (0.42); Zhang et al. 2023, eq. 5.
 pub(crate) fn control_gradients(
     Frozen { bundle, schedule }: Frozen<'_>,
-    controlnet: &ControlNet,
+    trainee: &Trainee,
     batch: &Batch,
     draw: Draw,
     options: LossOptions,
@@ -58,6 +59,7 @@ pub(crate) fn control_gradients(
     let latents = bundle.vae.scale(sample);
     let noise = noise_like(&latents, batch, draw, options.loss.noise_offset);
     let timesteps = timesteps(&batch.ids, draw, schedule.n_train_timesteps());
+    let (controlnet, decoder) = (&trainee.controlnet, trainee.decoder(bundle));
     let compute = bundle.precision.compute;
     let noisy_latents = schedule.add_noise(latents.clone(), noise.clone(), &timesteps).cast(compute);
     let conditioning = &batch.conditioning.clone().cast(compute);
@@ -75,23 +77,27 @@ pub(crate) fn control_gradients(
         stopwatch.lap(Phase::ControlNet);
         let residuals = if only_mid { residuals.only_mid() } else { residuals };
         let loss = |prediction| objective.loss(schedule, prediction, target, &timesteps) * options.weight;
-        let (loss, towards) = bundle.unet.decode_checkpointed(encoded, context, &residuals, loss);
+        let Decoded { loss, towards, gradients: of_decoder } =
+            decoder.decode_checkpointed(encoded, context, &residuals, loss);
         let towards = if only_mid { towards.only_mid() } else { towards };
         stopwatch.lap(Phase::Unet);
         let mut gradients = None;
+        for backward in of_decoder.into_iter().filter(|_| trainee.unet.is_some()) {
+            accumulate(&mut gradients, Gradients::take(trainee, backward));
+        }
         tape.backward(controlnet, towards, &mut |backward| {
-            accumulate(&mut gradients, Gradients::take(controlnet, backward));
+            accumulate(&mut gradients, Gradients::take(trainee, backward));
         });
         (loss / options.weight, gradients.expect("a ControlNet has blocks"))
     } else {
         let residuals = controlnet.forward(noisy_latents, &times, conditioning, hint);
         let residuals = if only_mid { residuals.only_mid() } else { residuals };
         stopwatch.lap(Phase::ControlNet);
-        let prediction = bundle.unet.decode(encoded, context, Some(residuals));
+        let prediction = decoder.decode(encoded, context, Some(residuals));
         let loss = objective.loss(schedule, prediction, target, &timesteps);
         stopwatch.lap(Phase::Unet);
         let backward = (loss.clone() * options.weight).backward();
-        (loss.inner(), Gradients::take(controlnet, backward))
+        (loss.inner(), Gradients::take(trainee, backward))
     }
 }
 

@@ -77,6 +77,8 @@ pub struct ModelPlan {
     pub tokenizer: Option<PathBuf>,
     /// The variant of the frozen models' weight files, `fp16` in `model.fp16.safetensors`.
     pub variant: Option<String>,
+    /// Whether the base model is left as it is; else its UNet's decoder is trained, too.
+    pub sd_locked: bool,
 }
 
 /// Where the ControlNet comes from.

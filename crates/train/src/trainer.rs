@@ -14,12 +14,12 @@ use burn::module::Module;
 use burn::prelude::*;
 use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions};
 use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
-use pyrograph_pipeline::{Bundle, PipelineError, save_controlnet};
+use pyrograph_pipeline::{Bundle, PipelineError, save_controlnet, save_unet};
 use pyrograph_unet::{ControlNet, ControlNetConfig};
 use pyrograph_weights::{Disk, SystemDisk};
 
 use crate::best::Best;
-use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, Snapshot, recover};
+use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, SavedResult, Snapshot, UNET, recover};
 use crate::ema::Ema;
 use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator, Outcome};
@@ -36,6 +36,7 @@ use crate::stop::Stop;
 use crate::stopwatch::Stopwatch;
 use crate::tap::Tap;
 use crate::took_hold::Finding;
+use crate::trainee::Trainee;
 use crate::validate::{Studio, Validator};
 use crate::window::Window;
 use crate::{Observer, TrainError};
@@ -65,7 +66,7 @@ pub struct Trainer {
     evaluator: Option<Evaluator>,
     validator: Validator,
     identity: Identity,
-    controlnet: ControlNet,
+    trainee: Trainee,
     controlnet_config: ControlNetConfig,
     optimizer: Optimizer,
     ema: Option<Ema<ControlNet>>,
@@ -153,7 +154,7 @@ impl Trainer {
         let start = match &checkpoint {
             Some(checkpoint) => {
                 require_same_run(&plan, checkpoint, &identity)?;
-                let restored = checkpoint.restore(&plan, &device.clone().autodiff())?;
+                let restored = checkpoint.restore(&plan, &bundle, &device.clone().autodiff())?;
                 Restored { position: continued(checkpoint, &identity), ..restored }
             }
             None => fresh_start(&plan, &bundle, &device)?,
@@ -162,10 +163,10 @@ impl Trainer {
         bundle.check_controlnet(&start.controlnet_config).map_err(TrainError::Pipeline)?;
         // Not before: a new ControlNet starts from the weights as they are in the file.
         let bundle = bundle.in_precision(plan.precision.precision());
-        Ok(Self {
+        let mut trainer = Self {
             encoder: Encoder::new(&plan.cache, &bundle, device.clone()),
             dataset: Arc::new(dataset),
-            controlnet: start.controlnet,
+            trainee: start.trainee,
             controlnet_config: start.controlnet_config,
             optimizer: start.optimizer,
             ema: start.ema,
@@ -189,7 +190,9 @@ impl Trainer {
             schedule,
             validator,
             identity,
-        })
+        };
+        trainer.show_decoder();
+        Ok(trainer)
     }
 
     /// The run ends in order when this is raised: after the micro-batch, the pass of an evaluation or the denoising step in
@@ -226,13 +229,19 @@ impl Trainer {
     /// The ControlNet as trained so far.
     #[must_use]
     pub fn controlnet(&self) -> &ControlNet {
-        &self.controlnet
+        &self.trainee.controlnet
     }
 
     /// What the run is judged by and ends with: the average of the ControlNet if one is kept, else the ControlNet itself.
     #[must_use]
     pub fn result(&self) -> &ControlNet {
-        self.ema.as_ref().map_or(&self.controlnet, Ema::average)
+        self.ema.as_ref().map_or(&self.trainee.controlnet, Ema::average)
+    }
+
+    /// The number of trained parameters.
+    #[must_use]
+    pub fn n_trained(&self) -> usize {
+        self.trainee.n_trained()
     }
 
     /// What the ControlNet was made from.
@@ -246,7 +255,7 @@ impl Trainer {
         &self.device
     }
 
-    /// The frozen base model.
+    /// The base model, with the decoder that is trained if one is.
     #[must_use]
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
@@ -356,6 +365,11 @@ impl Trainer {
         let output_dir = self.plan.output_dir.clone();
         save_controlnet(self.result(), &self.controlnet_config, &output_dir, &*self.disk)
             .map_err(TrainError::Pipeline)?;
+        if let Some(unet) = &self.trainee.unet {
+            let dir = output_dir.join(UNET);
+            self.disk.create_dir(&dir).map_err(TrainError::io(&dir))?;
+            save_unet(unet, &self.bundle.unet_config, &dir, &*self.disk).map_err(TrainError::Pipeline)?;
+        }
         self.validate_if_due(observer)?;
         observer.observe(&Event::Finished { step: self.step(), path: output_dir })?;
         if let Some(CacheUse { latents, prompts }) = self.cache_use() {
@@ -400,7 +414,7 @@ impl Trainer {
         }
         // Nothing was trained at step 0.
         if let Some(best) = Best::beaten_by(self.record.best, &evaluation).filter(|_| step > 0) {
-            match best.save(&*self.disk, self.result(), &self.controlnet_config, &self.plan.output_dir) {
+            match best.save(&*self.disk, &self.plan.output_dir, &self.saved_result()) {
                 Ok(path) => {
                     self.record.best = Some(best);
                     observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
@@ -489,10 +503,26 @@ impl Trainer {
         Loader::new(Arc::clone(&self.dataset), &options, self.position.cursor).map_err(TrainError::Data)
     }
 
+    /// Evaluations and pictures are made with the decoder as it is trained.
+    fn show_decoder(&mut self) {
+        if let Some(unet) = &self.trainee.unet {
+            self.bundle.unet = unet.valid();
+        }
+    }
+
+    fn saved_result(&self) -> SavedResult<'_> {
+        SavedResult {
+            controlnet: self.result(),
+            controlnet_config: &self.controlnet_config,
+            unet: self.trainee.unet.as_ref().map(|unet| (unet, &self.bundle.unet_config)),
+        }
+    }
+
     fn snapshot(&self) -> Snapshot<'_> {
         Snapshot {
-            controlnet: &self.controlnet,
+            trainee: &self.trainee,
             controlnet_config: &self.controlnet_config,
+            unet_config: &self.bundle.unet_config,
             optimizer: &self.optimizer,
             ema: self.ema.as_ref(),
             position: self.position,
@@ -518,7 +548,7 @@ impl Trainer {
             accumulation,
             total_steps,
             resumed_at: self.step(),
-            n_parameters: self.controlnet.num_params(),
+            n_parameters: self.trainee.n_trained(),
             cache: self.plan.cache.to_string(),
         }
     }

@@ -5,6 +5,8 @@
 //!
 //! Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 
+use std::fmt;
+
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, Gradients};
@@ -120,8 +122,25 @@ impl ControlTape {
     }
 }
 
+/// What a UNet's checkpointed decoder gives.
+pub struct Decoded {
+    /// The loss of its prediction, `[1]`, without autodiff.
+    pub loss: Tensor<1>,
+    /// The gradients towards the residuals, without autodiff.
+    pub towards: Residuals,
+    /// Those of the decoder's parameters, if they are trained: block by block, each with all that there are for it.
+    pub gradients: Vec<Gradients>,
+}
+
+impl fmt::Debug for Decoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { loss, towards, gradients: _ } = self;
+        f.debug_struct("Decoded").field("loss", loss).field("towards", towards).finish_non_exhaustive()
+    }
+}
+
 impl Unet {
-    /// A loss of [`Unet::decode`]'s prediction, `[1]`, and its gradients towards the residuals, all without autodiff.
+    /// The backward pass through [`Unet::decode`] from a loss of its prediction.
     ///
     /// `loss` is given the prediction with autodiff.
     ///
@@ -134,14 +153,15 @@ impl Unet {
         context: &Tensor<3>,
         residuals: &Residuals,
         loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
-    ) -> (Tensor<1>, Residuals) {
+    ) -> Decoded {
         let Encoded { skips, mid, time } = encoded;
         assert_eq!(skips.len(), residuals.down.len(), "one residual for each skip");
+        let plain = self.valid();
         let mut features = mid + residuals.mid.clone();
         // The input of every step, the finest last.
         let mut inputs = Vec::new();
         let mut remaining = skips.iter().zip(&residuals.down).rev().peekable();
-        for block in &self.up_blocks {
+        for block in &plain.up_blocks {
             for step_idx in 0..block.n_steps() {
                 let (skip, residual) = remaining.next().expect("one skip per residual block");
                 inputs.push(features.clone());
@@ -160,6 +180,7 @@ impl Unet {
         let loss = loss(prediction);
         let mut gradients = loss.backward();
         let mut upstream = towards(&input, &mut gradients);
+        let mut of_parameters = vec![gradients];
         let mut gradients_down = Vec::with_capacity(skips.len());
         let mut n_steps_done = 0;
         for block in self.up_blocks.iter().rev() {
@@ -169,6 +190,7 @@ impl Unet {
                 let output = block.upsample(input.clone(), size(&skips[n_steps_done - 1]));
                 let mut gradients = dot(output, upstream).backward();
                 upstream = towards(&input, &mut gradients);
+                of_parameters.push(gradients);
             }
             for step_idx in (0..block.n_steps()).rev() {
                 let features = leaf(&inputs.pop().expect("one input for each step"));
@@ -178,13 +200,14 @@ impl Unet {
                 let mut gradients = dot(output, upstream).backward();
                 upstream = towards(&features, &mut gradients);
                 gradients_down.push(towards(&residual, &mut gradients));
+                of_parameters.push(gradients);
                 n_steps_done += 1;
             }
         }
         let mid = leaf(&residuals.mid);
         let mut gradients = dot(mid.clone() + upstream.zeros_like(), upstream).backward();
-        let gradients = Residuals { down: gradients_down, mid: towards(&mid, &mut gradients) };
-        (loss.inner(), gradients)
+        let towards = Residuals { down: gradients_down, mid: towards(&mid, &mut gradients) };
+        Decoded { loss: loss.inner(), towards, gradients: of_parameters }
     }
 }
 
@@ -272,7 +295,7 @@ mod tests {
         let controlnet = config
             .init(&device.clone().autodiff())
             .map(&mut Random { rng: ChaCha8Rng::seed_from_u64(2), trainable: true });
-        let n_params = 1000;
+        let n_params = 2000;
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut random = |shape: [usize; 4]| draw(shape, 1.7, &mut rng, &device);
         // An odd size, which the decoder gets back from the skips.
@@ -289,28 +312,34 @@ mod tests {
         let loss = |prediction: Tensor<4>| (prediction - target.clone()).square().mean();
         let encoded = unet.encode(latents.clone(), &times, conditioning);
 
-        let mut expected = vec![None; n_params];
-        let residuals = controlnet.forward(latents.clone(), &times, conditioning, hint.clone());
-        let expected_loss = loss(unet.decode(encoded.clone(), context, Some(residuals)));
-        let gradients = expected_loss.backward();
-        controlnet.visit(&mut Adder { gradients, sums: expected.iter_mut() });
+        // With the decoder left alone, and trained.
+        for unet in [unet.clone(), unet.with_trainable_decoder()] {
+            let add = |gradients, sums: &mut Vec<Option<Tensor<1>>>| {
+                let mut adder = Adder { gradients, sums: sums.iter_mut() };
+                controlnet.visit(&mut adder);
+                unet.visit(&mut adder);
+            };
+            let (mut expected, mut found) = (vec![None; n_params], vec![None; n_params]);
+            let residuals = controlnet.forward(latents.clone(), &times, conditioning, hint.clone());
+            let expected_loss = loss(unet.decode(encoded.clone(), context, Some(residuals)));
+            add(expected_loss.backward(), &mut expected);
 
-        let mut found = vec![None; n_params];
-        let (residuals, tape) = controlnet.forward_checkpointed(latents, &times, conditioning, hint);
-        let (found_loss, towards) = unet.decode_checkpointed(encoded, context, &residuals, loss);
-        tape.backward(&controlnet, towards, &mut |gradients| {
-            controlnet.visit(&mut Adder { gradients, sums: found.iter_mut() });
-        });
+            let (residuals, tape) =
+                controlnet.forward_checkpointed(latents.clone(), &times, conditioning, hint.clone());
+            let decoded = unet.decode_checkpointed(encoded.clone(), context, &residuals, loss);
+            decoded.gradients.into_iter().for_each(|gradients| add(gradients, &mut found));
+            tape.backward(&controlnet, decoded.towards, &mut |gradients| add(gradients, &mut found));
 
-        let difference = (expected_loss.inner() - found_loss).abs().into_scalar::<f32>();
-        assert!(difference < 1e-6, "{difference}");
-        let n_found = found.iter().flatten().count();
-        assert!(n_found > 100 && n_found == expected.iter().flatten().count(), "{n_found} gradients");
-        for (param_idx, (expected, found)) in expected.iter().zip(&found).enumerate() {
-            let (Some(expected), Some(found)) = (expected, found) else { continue };
-            let scale = expected.clone().abs().max().into_scalar::<f32>().max(1e-4);
-            let error = (expected.clone() - found.clone()).abs().max().into_scalar::<f32>() / scale;
-            assert!(error < 1e-4, "parameter {param_idx}: relative error {error}");
+            let difference = (expected_loss.inner() - decoded.loss).abs().into_scalar::<f32>();
+            assert!(difference < 1e-6, "{difference}");
+            let n_found = found.iter().flatten().count();
+            assert!(n_found > 100 && n_found == expected.iter().flatten().count(), "{n_found} gradients");
+            for (param_idx, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                let (Some(expected), Some(found)) = (expected, found) else { continue };
+                let scale = expected.clone().abs().max().into_scalar::<f32>().max(1e-4);
+                let error = (expected.clone() - found.clone()).abs().max().into_scalar::<f32>() / scale;
+                assert!(error < 1e-4, "parameter {param_idx}: relative error {error}");
+            }
         }
     }
 

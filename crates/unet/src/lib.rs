@@ -21,7 +21,7 @@ mod time;
 mod transformer;
 mod unet;
 
-pub use checkpoint::ControlTape;
+pub use checkpoint::{ControlTape, Decoded};
 pub use conditioning::{AddedConditioning, Conditioning, ConditioningError, MicroConditioning};
 pub use config::{
     ChannelOrder, ControlNetConfig, HintConfig, Pooling, Projection, Stage, StageKind, TextTimeConfig,

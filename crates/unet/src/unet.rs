@@ -1,5 +1,6 @@
 //! The UNet that predicts the noise (or the velocity) in latents, given the timestep and the prompt.
 
+use burn::module::{ModuleMapper, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::prelude::*;
@@ -57,6 +58,25 @@ impl Unet {
             conv_out: conv3x3(channels, config.out_channels, device),
             time_proj: TimeProjection::new(config),
         }
+    }
+
+    /// The same UNet with a decoder to train: its parameters become leaves of an autodiff graph, all others stay plain.
+    ///
+    /// Source: the original ControlNet code, `cldm/cldm.py`, `sd_locked = False`.
+    #[must_use]
+    pub fn with_trainable_decoder(self) -> Self {
+        Self {
+            up_blocks: self.up_blocks.map(&mut Trainable),
+            conv_norm_out: self.conv_norm_out.map(&mut Trainable),
+            conv_out: self.conv_out.map(&mut Trainable),
+            ..self
+        }
+    }
+
+    /// The number of the decoder's parameters.
+    #[must_use]
+    pub fn n_decoder_params(&self) -> usize {
+        self.up_blocks.num_params() + self.conv_norm_out.num_params() + self.conv_out.num_params()
     }
 
     /// `conv_in`, down blocks and middle block.
@@ -136,6 +156,14 @@ impl Unet {
     ) -> Tensor<4> {
         let encoded = self.encode(noisy_latents, timesteps, conditioning);
         self.decode(encoded, &conditioning.context, residuals)
+    }
+}
+
+struct Trainable;
+
+impl ModuleMapper for Trainable {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.inner().autodiff().require_grad())
     }
 }
 

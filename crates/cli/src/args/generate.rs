@@ -15,6 +15,9 @@ pub(crate) struct GenerateArgs {
     /// A Stable Diffusion folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
     pub(crate) base: PathBuf,
+    /// Another UNet's folder, as a run with --sd_locked=false writes it [default: that of the base].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) unet: Option<PathBuf>,
     /// The ControlNet's folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
     pub(crate) controlnet: PathBuf,

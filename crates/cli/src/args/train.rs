@@ -92,6 +92,9 @@ struct ModelArgs {
     /// Read the frozen models from weight files of this variant, such as fp16.
     #[arg(long)]
     variant: Option<String>,
+    /// Leave the base model as it is; with --sd_locked=false its UNet's decoder is trained, too [default: true].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    sd_locked: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -320,6 +323,7 @@ impl ModelArgs {
         set_some(&mut model.conditioning_embedding_out_channels, &self.conditioning_embedding_out_channels);
         set_some(&mut model.tokenizer_name, &self.tokenizer_name);
         set_some(&mut model.variant, &self.variant);
+        set(&mut model.sd_locked, &self.sd_locked);
     }
 }
 

@@ -21,7 +21,11 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let side = args.resolution.map(Side::try_from).transpose()?;
     let dataset = Dataset::open(&args.data, &Columns::default())?;
     let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
-    let bundle = Bundle::open(&args.base, &BundleOptions::default(), &device)?;
+    let bundle = Bundle::open(
+        &args.base,
+        &BundleOptions { unet: args.unet.as_deref(), ..BundleOptions::default() },
+        &device,
+    )?;
     bundle.check_controlnet(&controlnet_config)?;
     let options = FidelityOptions {
         kind: args.kind,

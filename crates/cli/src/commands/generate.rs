@@ -18,7 +18,8 @@ pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let HintPixels { hint_unit, width, height } = load_hint_for_inference(&args.control_image, None)?;
     let latents = args.latents.as_ref().map(|path| latents(path, &device)).transpose()?;
     let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
-    let mut bundle = Bundle::open(&args.base, &BundleOptions::default(), &device)?;
+    let options = BundleOptions { unet: args.unet.as_deref(), ..BundleOptions::default() };
+    let mut bundle = Bundle::open(&args.base, &options, &device)?;
     if args.karras_sigmas {
         bundle.scheduler.use_karras_sigmas = Some(true);
     }

@@ -88,6 +88,9 @@ impl<'a> Needs<'a> {
             let what = format!("{name}, {} in {}", elements.count(), name_of(dtype));
             item(Holding::Parameters, what, elements.bytes(dtype));
         }
+        if plan.ema.use_ema {
+            item(Holding::Parameters, "average of the ControlNet in f32".to_owned(), self.controlnet);
+        }
         let of_two = if self.accumulated > 0 { ", of two micro-batches" } else { "" };
         item(Holding::Gradients, format!("ControlNet{of_two}"), self.gradients + self.accumulated);
         let optimizer = OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name();

@@ -53,6 +53,11 @@ pub enum PlanError {
         /// The ControlNet's folder.
         path: PathBuf,
     },
+    /// An average of the ControlNet, trained with a decoder that has none.
+    #[error(
+        "`--use_ema` keeps an average of the ControlNet alone, but `--sd_locked=false` trains the UNet's decoder, too"
+    )]
+    AverageOfUnlocked,
     /// No data set.
     #[error("specify either `--dataset_name` or `--train_data_dir`")]
     NoDataSource,
@@ -170,6 +175,7 @@ impl PlanError {
                     .map(|(_, near)| format!("did you mean `{near}`?"));
             }
             Self::NoBaseModel => "give a Stable Diffusion folder in diffusers' layout",
+            Self::AverageOfUnlocked => "leave out one of the two",
             Self::NoDataSource => "give the folder of the data set as `--train_data_dir`",
             Self::TwoDataSources { .. } => "both are the data set's folder; keep `--train_data_dir`",
             Self::NoValidationImage | Self::NoValidationPrompt => {

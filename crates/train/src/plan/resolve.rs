@@ -24,6 +24,9 @@ impl TryFrom<TrainConfig> for TrainPlan {
         let TrainConfig { model, data, cache, optimizer, schedule, loss, ema, precision, .. } = config;
         let TrainConfig { memory, checkpoint, validation, evaluation, report, run, .. } = config;
         let model = model_plan(model)?;
+        if ema.use_ema && !model.sd_locked {
+            return Err(PlanError::AverageOfUnlocked);
+        }
         let (batch_size, dir) = (data.train_batch_size, data_dir(&data)?);
         require_share_of_empty_prompts(&data)?;
         let validation = validation_plan(&validation)?;
@@ -66,6 +69,7 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
         conditioning_embedding_out_channels: hint_channels,
         tokenizer_name,
         variant,
+        sd_locked,
     } = section;
     let controlnet = match (controlnet_model_name_or_path, hint_channels) {
         (None, hint_channels) => ControlNetSource::FromUnet { hint_channels },
@@ -77,6 +81,7 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
         controlnet,
         tokenizer: tokenizer_name,
         variant,
+        sd_locked,
     })
 }
 
@@ -276,6 +281,7 @@ impl From<TrainPlan> for TrainConfig {
                 conditioning_embedding_out_channels,
                 tokenizer_name: model.tokenizer,
                 variant: model.variant,
+                sd_locked: model.sd_locked,
             },
             data: DataSection {
                 train_data_dir: Some(data.dir),

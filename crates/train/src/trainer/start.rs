@@ -14,9 +14,14 @@ use crate::ema::Ema;
 use crate::identity::Identity;
 use crate::optim::Optimizer;
 use crate::plan::{ControlNetSource, TrainPlan};
+use crate::trainee::Trainee;
 
 pub(super) fn base_options(plan: &TrainPlan) -> BundleOptions<'_> {
-    BundleOptions { variant: plan.model.variant.as_deref(), tokenizer: plan.model.tokenizer.as_deref() }
+    BundleOptions {
+        variant: plan.model.variant.as_deref(),
+        tokenizer: plan.model.tokenizer.as_deref(),
+        unet: None,
+    }
 }
 
 /// A new ControlNet, or a trained one with a new optimizer.
@@ -39,7 +44,8 @@ pub(super) fn fresh_start(
     let ema = plan.ema.use_ema.then(|| Ema::new(plan.ema, &controlnet));
     let due = Due { evaluation: true, validation: true };
     let (position, record) = (Position::default(), Record { due, ..Record::default() });
-    Ok(Restored { controlnet, controlnet_config, optimizer, ema, position, record })
+    let trainee = Trainee::new(controlnet, bundle, plan.model.sd_locked);
+    Ok(Restored { trainee, controlnet_config, optimizer, ema, position, record })
 }
 
 /// The hint embedding for a VAE of this factor.

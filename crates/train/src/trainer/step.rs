@@ -16,6 +16,7 @@ use crate::nonfinite::{NonFinite, Skipped, Suspect};
 use crate::optim::Gradients;
 use crate::stopwatch::{Phase, Stopwatch};
 use crate::tap::Tapped;
+use crate::trainee::Trainee;
 use crate::window::Window;
 
 /// How long a batch is waited for before looking at the wish to stop again.
@@ -91,11 +92,17 @@ impl Trainer {
         }
         self.is_updating = true;
         // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
-        let empty = self.controlnet_config.init(&self.device);
-        let controlnet = std::mem::replace(&mut self.controlnet, empty);
-        let lr_factor = |path: &str| self.plan.optimizer.lr_factor(path);
-        self.controlnet = self.optimizer.step_with(controlnet, clipped, lr, lr_factor);
-        self.ema = self.ema.take().map(|ema| ema.updated(&self.controlnet));
+        let empty = Trainee { controlnet: self.controlnet_config.init(&self.device), unet: None };
+        let trainee = std::mem::replace(&mut self.trainee, empty);
+        if trainee.unet.is_some() {
+            self.bundle.unet = self.bundle.unet_config.init(&self.device);
+        }
+        let lr_factor = |path: &str| {
+            Trainee::path_in_controlnet(path).map_or(1.0, |path| self.plan.optimizer.lr_factor(path))
+        };
+        self.trainee = self.optimizer.step_with(trainee, clipped, lr, lr_factor);
+        self.show_decoder();
+        self.ema = self.ema.take().map(|ema| ema.updated(&self.trainee.controlnet));
         self.position.optimizer_step = self.optimizer.steps();
         self.is_updating = false;
         self.record.skips.n_in_a_row = 0;
@@ -213,7 +220,7 @@ impl Trainer {
             checkpointing: self.plan.memory.gradient_checkpointing,
             loss: self.plan.loss,
         };
-        let (loss, gradients) = control_gradients(frozen, &self.controlnet, batch, draw, options, stopwatch);
+        let (loss, gradients) = control_gradients(frozen, &self.trainee, batch, draw, options, stopwatch);
         match scale {
             Some(scale) => (loss, gradients.scaled(scale.recip())),
             None => (loss, gradients),
@@ -251,9 +258,10 @@ impl Trainer {
     /// Takes parameters, optimizer, average and position from the newest checkpoint; returns its step.
     fn roll_back(&mut self) -> Option<u64> {
         let restored = Checkpoint::latest(&self.plan.output_dir)
-            .and_then(|newest| newest.restore(&self.plan, &self.device.clone().autodiff()));
-        let Restored { controlnet, optimizer, ema, position, record, .. } = restored.ok()?;
-        (self.controlnet, self.optimizer, self.ema) = (controlnet, optimizer, ema);
+            .and_then(|newest| newest.restore(&self.plan, &self.bundle, &self.device.clone().autodiff()));
+        let Restored { trainee, optimizer, ema, position, record, .. } = restored.ok()?;
+        (self.trainee, self.optimizer, self.ema) = (trainee, optimizer, ema);
+        self.show_decoder();
         (self.position, self.record, self.step_began) = (position, record, position);
         Some(self.step())
     }
