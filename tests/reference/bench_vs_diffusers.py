@@ -89,6 +89,18 @@ def machine(records):
                 yield f"- {record['px']} px, batch {record['batch']}, {side}: {record[side]['failed']}"
 
 
+def publish(args, records, table):
+    """Writes what was measured so far; returns the report."""
+    header = ["| px | batch | measure | Pyrograph | diffusers | ratio | least | greatest |", "|" + "---|" * 8]
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    report = "\n".join([f"Measured on {day}.", "", *dict.fromkeys(machine(records)), "", *header, *table])
+    if args.report:
+        args.report.write_text(report + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(records, indent=1) + "\n")
+    return report
+
+
 def main():
     args = parse_args()
     records, table = [], []
@@ -101,14 +113,9 @@ def main():
             rounds = [(measure(ours), measure(theirs)) for _ in range(args.rounds)]
             records += [{"px": resolution, "batch": batch_size, "ours": o, "theirs": t} for o, t in rounds]
             table += rows(f"{resolution} | {batch_size}", rounds)
-    header = ["| px | batch | measure | Pyrograph | diffusers | ratio | least | greatest |", "|" + "---|" * 8]
-    day = datetime.datetime.now(datetime.timezone.utc).date()
-    report = "\n".join([f"Measured on {day}.", "", *dict.fromkeys(machine(records)), "", *header, *table])
+            # After each size, so that what was measured outlives a time limit.
+            report = publish(args, records, table)
     print(report)
-    if args.report:
-        args.report.write_text(report + "\n")
-    if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n")
     if not any("failed" not in record["ours"] for record in records):
         raise SystemExit("Pyrograph failed at every size")
 

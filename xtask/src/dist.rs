@@ -9,26 +9,11 @@ use serde_json::Value;
 
 use crate::shell::{Backend, cargo, output, root, run, target_dir};
 
-/// Runs the tests of the bundle, wherever it was unpacked.
-const RUN_SH: &str = r#"#!/usr/bin/env bash
-# Runs the bundled tests on this machine's device; arguments go to the test binary.
-set -eu
-here="$(cd "$(dirname "$0")" && pwd)"
-export PYROGRAPH_FIXTURES="$here/fixtures" PYROGRAPH_BIN="$here/pyrograph"
-exec "$here/tests" "$@"
-"#;
+/// Tests and times, wherever the bundle was unpacked.
+const RUN_SH: &str = include_str!("dist/run.sh");
 
 /// Times training beside diffusers, wherever the bundle was unpacked.
-const BENCH_SH: &str = r#"#!/usr/bin/env bash
-# Times training on this machine's device in turns with diffusers'; writes bench-report.md and bench-report.json here.
-# $PYROGRAPH_PYTHON, or python3, needs torch and diffusers to time diffusers, too: on CUDA in bf16 where PyTorch finds it.
-# Arguments go to bench_vs_diffusers.py and win over these.
-set -eu
-here="$(cd "$(dirname "$0")" && pwd)"
-exec "${PYROGRAPH_PYTHON:-python3}" "$here/bench/bench_vs_diffusers.py" --pyrograph "$here/pyrograph" \
-  --resolution 512 --batch-size 1 4 8 16 --steps 10 --theirs="--device auto --mixed-precision auto" \
-  --report bench-report.md --json bench-report.json "$@"
-"#;
+const BENCH_SH: &str = include_str!("dist/bench.sh");
 
 pub(crate) fn dist(backend: Backend) -> Result<()> {
     let name = format!("pyrograph-{}", backend.feature());
@@ -39,20 +24,17 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
     }
     fs::create_dir_all(&bundle)?;
 
-    let features = |command: &str| {
-        let mut command = cargo(command);
-        command.args([
-            "--no-default-features",
-            "--features",
-            backend.feature(),
-            "--message-format",
-            "json-render-diagnostics",
-        ]);
-        command
-    };
-    let binary = executable(&output(&mut features("build --release --package pyrograph"))?, "pyrograph")?;
-    let tests =
-        executable(&output(&mut features("test --release --no-run --package pyrograph-tests"))?, "all")?;
+    // One build, so that Burn is compiled with one set of features.
+    let mut build =
+        cargo("build --release --package pyrograph --package pyrograph-tests --bin pyrograph --test all");
+    build.args(["--no-default-features", "--features", backend.feature()]);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    #[cfg(target_os = "linux")]
+    if backend == Backend::Cuda {
+        build.envs(crate::llvm::variables()?);
+    }
+    let messages = output(&mut build)?;
+    let (binary, tests) = (executable(&messages, "pyrograph")?, executable(&messages, "all")?);
     for (built, name) in [(binary, "pyrograph"), (tests, "tests")] {
         let copy = bundle.join(name);
         fs::copy(built, &copy)?;
@@ -65,12 +47,15 @@ pub(crate) fn dist(backend: Backend) -> Result<()> {
     for script in ["bench_diffusers.py", "bench_vs_diffusers.py"] {
         fs::copy(root().join("tests/reference").join(script), bench.join(script))?;
     }
-    write_script(&bundle.join("run.sh"), RUN_SH)?;
-    write_script(&bundle.join("bench.sh"), BENCH_SH)?;
+    // As diffusers is timed where PyTorch finds CUDA; other devices may lack the format.
+    let ours = if backend == Backend::Cuda { r#"--ours="--mixed_precision bf16""# } else { "" };
+    write_script(&bundle.join("run.sh"), &RUN_SH.replace("@BACKEND@", backend.feature()))?;
+    write_script(&bundle.join("bench.sh"), &BENCH_SH.replace("@OURS@", ours))?;
 
     let archive = dist.join(format!("{name}.tar.xz"));
     run(Command::new("tar").arg("-cJf").arg(&archive).arg("-C").arg(&dist).arg(&name))?;
-    eprintln!("{}: unpack it and run {name}/run.sh, then {name}/bench.sh", archive.display());
+    let mib = fs::metadata(&archive)?.len() >> 20;
+    eprintln!("{} ({mib} MiB): unpack it and run {name}/run.sh", archive.display());
     Ok(())
 }
 

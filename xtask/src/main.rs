@@ -8,6 +8,8 @@ mod ci;
 mod dist;
 mod doc;
 mod faults;
+#[cfg(target_os = "linux")]
+mod llvm;
 mod options;
 mod parity;
 mod shell;

@@ -1,9 +1,9 @@
 //! The one place that chooses a Burn backend.
 
-use burn::backend::{Backend, DTypeUsage, Dispatch};
+use burn::backend::{Backend, DTypeUsage, DTypeUsageSet, Dispatch};
 use burn::tensor::{DType, Device};
 use pyrograph_pipeline::Precision;
-use pyrograph_train::DeviceMemory;
+use pyrograph_train::{DeviceMemory, OptimizerConfig, TrainPlan};
 
 /// The name of the backend that [`device`] is of.
 pub const NAME: &str = if cfg!(feature = "cuda") {
@@ -35,6 +35,9 @@ pub enum DeviceError {
         /// `store` or `compute in`.
         what: &'static str,
     },
+    /// The device has no integers of 8 bits, in which `adamw8bit` keeps its moments.
+    #[error("this {NAME} device cannot store 8-bit integers, which `--optimizer adamw8bit` needs")]
+    Moments,
     /// There is a device, and it does not compute.
     #[error("the {NAME} device does not work: {reason}")]
     Broken {
@@ -44,9 +47,18 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// Whether another setting would do on this device.
+    #[must_use]
+    pub fn is_of_a_setting(&self) -> bool {
+        matches!(self, Self::Format { .. } | Self::Moments)
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if let Self::Moments = self {
+            return Some("`--optimizer adafactor` and `lion` remember less than `adamw`, too".to_owned());
+        }
         if let Self::Format { format, what } = self {
             let other = if *format == "bf16" { "fp16" } else { "bf16" };
             let keep =
@@ -87,22 +99,38 @@ pub fn open() -> Result<Device, DeviceError> {
     Ok(device())
 }
 
+/// Refuses a plan that needs a format which the device does not have.
+///
+/// # Errors
+/// The device cannot store the weights' format or the moments', or cannot compute in the activations'.
+pub fn require(device: &Device, plan: &TrainPlan) -> Result<(), DeviceError> {
+    require_precision(device, plan.precision.precision())?;
+    let has_bytes = usage(device, DType::U8).contains(DTypeUsage::Storage);
+    if matches!(plan.optimizer.algorithm, OptimizerConfig::AdamW8bit(_)) && !has_bytes {
+        return Err(DeviceError::Moments);
+    }
+    Ok(())
+}
+
 /// Refuses a precision that the device does not have. Vulkan, for one, stores bf16 and has no arithmetic for it.
 ///
 /// # Errors
 /// The device cannot store the weights' format, or cannot compute in the activations'.
-pub fn require(device: &Device, precision: Precision) -> Result<(), DeviceError> {
-    let usage = |dtype| Dispatch::dtype_usage(device.as_dispatch(), dtype);
+pub fn require_precision(device: &Device, precision: Precision) -> Result<(), DeviceError> {
     for (dtype, needed, what) in [
         (precision.weights, DTypeUsage::Storage, "store"),
         (precision.compute, DTypeUsage::Arithmetic, "compute in"),
     ] {
-        if !usage(dtype).contains(needed) {
+        if !usage(device, dtype).contains(needed) {
             let format = if dtype == DType::BF16 { "bf16" } else { "fp16" };
             return Err(DeviceError::Format { format, what });
         }
     }
     Ok(())
+}
+
+fn usage(device: &Device, dtype: DType) -> DTypeUsageSet {
+    Dispatch::dtype_usage(device.as_dispatch(), dtype)
 }
 
 /// What the device calls itself, if it has a name.

@@ -104,7 +104,7 @@ fn outcome(error: &anyhow::Error) -> Outcome {
             || link.is::<DiffusionError>()
             || link.is::<WeightsError>()
             || link.is::<DataError>()
-            || matches!(link.downcast_ref::<DeviceError>(), Some(DeviceError::Format { .. }))
+            || link.downcast_ref::<DeviceError>().is_some_and(DeviceError::is_of_a_setting)
     };
     if error.chain().any(is_failure) || !error.chain().any(is_ours) {
         Outcome::Failed
@@ -148,6 +148,8 @@ mod tests {
             outcome_of(TrainError::DataStalled { seconds: 3, samples: Vec::new() }.into()),
             Outcome::Failed
         );
+        assert_eq!(outcome_of(DeviceError::Moments.into()), Outcome::BadInput);
+        assert_eq!(outcome_of(DeviceError::NotFound.into()), Outcome::Failed);
         assert_eq!(outcome_of(anyhow::anyhow!("anything else")), Outcome::Failed);
     }
 }

@@ -58,7 +58,7 @@ fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measure
     let bundle = base_model(&args.preset, scratch.path(), &device)?;
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
     let plan = plan(args, batch_size, side, scratch.path())?;
-    backend::require(&device, plan.precision.precision())?;
+    backend::require(&device, &plan)?;
     // An epoch of one step: a shorter one would end the step early.
     let count = batch_size.saturating_mul(plan.optimizer.accumulation_steps);
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };

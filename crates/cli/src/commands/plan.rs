@@ -113,6 +113,6 @@ fn available() -> Option<Bytes> {
 fn half_precision() -> anyhow::Result<Option<PrecisionSection>> {
     let compute = if backend::IS_FAST_IN_HALF_PRECISION { Compute::Half } else { Compute::F32 };
     let section = PrecisionSection { mixed_precision: MixedPrecision::Bf16, compute: Some(compute) };
-    let has_it = backend::require(&backend::open()?, section.precision()).is_ok();
+    let has_it = backend::require_precision(&backend::open()?, section.precision()).is_ok();
     Ok(has_it.then_some(section))
 }

@@ -28,7 +28,7 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Out
     let stop = stop_on_signals()?;
     let (data, base) = (name(&plan.data.dir), name(&plan.model.base));
     let device = backend::open()?;
-    backend::require(&device, plan.precision.precision())?;
+    backend::require(&device, &plan)?;
     tracing::info!("memory plan\n{budget}");
     let mut trainer = Trainer::new(plan, &device)?.stopped_by(stop);
     let mut observer = progress::observer(output);
