@@ -106,7 +106,7 @@ fn a_folder_has_one_run_at_a_time_and_a_dead_one_is_taken_over() {
     let desk = Desk::new();
     let mut first = start(&desk, "--checkpointing_steps=1 --checkpoints_total_limit=2");
     wait_until("a checkpoint", || has_event(&desk.path("out"), "checkpoint"));
-    let line = format!("{TRAIN} --train_data_dir=circles --max_train_steps=100000");
+    let line = format!("{TRAIN} --quiet --train_data_dir=circles --max_train_steps=100000");
     let second = desk.run(&line);
     assert_eq!(second.code, Some(2), "{}", second.stderr);
     let expected = format!("error: `out` is in use: process {} on ", first.id());

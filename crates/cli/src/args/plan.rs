@@ -17,9 +17,9 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, allow_negative_numbers = true)]
 pub(crate) struct PlanArgs {
-    #[command(flatten)]
-    pub(crate) train: TrainArgs,
     /// Tell the plan as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) train: TrainArgs,
 }
