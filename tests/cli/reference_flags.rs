@@ -72,8 +72,8 @@ const FLAGS: &[(Fate, &str)] = &[
     (Built, "--tracker_project_name train_controlnet"),
     // Of some.
     (Refused, "--pretrained_vae_model_name_or_path vae"),
-    (Refused, "--crops_coords_top_left_h 8"),
-    (Refused, "--crops_coords_top_left_w 8"),
+    (Built, "--crops_coords_top_left_h 8"),
+    (Built, "--crops_coords_top_left_w 8"),
     (Accepted, "--enable_npu_flash_attention"),
     (Built, "--image_interpolation_mode lanczos"),
     (Accepted, "--enable_mindspore_data_sink"),

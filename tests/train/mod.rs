@@ -7,6 +7,7 @@ mod loss;
 mod optimizers;
 mod precision;
 mod resume;
+mod sdxl;
 mod step;
 mod unlocked;
 

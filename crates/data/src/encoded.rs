@@ -6,7 +6,7 @@ use crate::cache::{Blob, Cache, CacheKey};
 use crate::decode::{ImageFile, decode_rgb8};
 use crate::error::DataError;
 use crate::source::Sample;
-use crate::transform::Transform;
+use crate::transform::{Geometry, Transform};
 
 /// Where that which one encoder makes of target images is kept.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct LoadedSample {
     pub target: Target,
     /// The conditioning image in [0, 1], `[3, side, side]`.
     pub hint_unit: Vec<f32>,
+    /// How both came to their size.
+    pub geometry: Geometry,
 }
 
 /// A target image, or what was encoded from it.
@@ -81,6 +83,7 @@ impl Transform {
             return Ok(LoadedSample {
                 target: Target::Encoded(blob),
                 hint_unit: self.hint_unit(geometry, &hint),
+                geometry,
             });
         }
         let image = file.decode()?;
@@ -90,6 +93,7 @@ impl Transform {
         Ok(LoadedSample {
             target: Target::Pixels { image_signed, key },
             hint_unit: self.hint_unit(geometry, &hint),
+            geometry,
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::order::{BatchOrder, Cursor};
 use crate::source::Dataset;
-use crate::transform::{Side, Transform};
+use crate::transform::{Geometry, Side, Transform};
 
 /// How batches are made.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct HostBatch {
     pub targets: Vec<Target>,
     /// Hints in [0, 1], `[batch, 3, side, side]`.
     pub hint_unit: Vec<f32>,
+    /// How each image came to its size.
+    pub geometries: Vec<Geometry>,
     /// Places of the samples in the data set.
     pub samples: Vec<usize>,
     /// [`Sample::id`](crate::Sample::id) of each, the key of its random numbers.
@@ -225,6 +227,7 @@ impl BatchMaker {
         let mut batch = HostBatch {
             targets: Vec::with_capacity(samples.len()),
             hint_unit: Vec::with_capacity(n_numbers),
+            geometries: Vec::with_capacity(samples.len()),
             ids: Vec::with_capacity(samples.len()),
             samples,
             side,
@@ -238,6 +241,7 @@ impl BatchMaker {
             let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref())?;
             batch.targets.push(loaded.target);
             batch.hint_unit.extend(loaded.hint_unit);
+            batch.geometries.push(loaded.geometry);
             batch.ids.push(sample.id.clone());
         }
         Ok(batch)

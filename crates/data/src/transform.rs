@@ -60,6 +60,8 @@ impl From<Side> for usize {
 /// two images are cut independently; here the geometry comes from the target image alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
+    /// Width and height before.
+    pub original: (u32, u32),
     /// Width and height after the resize.
     pub resized: (u32, u32),
     /// Left and top of the crop in the resized image.
@@ -88,7 +90,7 @@ impl Geometry {
             (longer(width, height)?, side.pixels())
         };
         let offset = |length: u32| half_to_even(length - side.pixels());
-        Ok(Self { resized, offset: (offset(resized.0), offset(resized.1)), side })
+        Ok(Self { original: (width, height), resized, offset: (offset(resized.0), offset(resized.1)), side })
     }
 
     /// Resizes and crops; the image may have any size of about the same shape.

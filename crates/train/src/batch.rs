@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
-use pyrograph_pipeline::{Bundle, Conditioning, MicroConditioning};
+use pyrograph_pipeline::{Bundle, Conditioning};
 
 use crate::encode::{Encoded, EncodedPrompt, Encoder};
 use crate::nonfinite::NonFinite;
@@ -42,7 +42,10 @@ impl Batch {
             let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
             dataset.samples()[sample_idx].caption(&mut rng, dropout.empty_prompts)
         });
-        let prompts: Vec<EncodedPrompt> = captions.map(|caption| encoder.prompt(bundle, caption)).collect();
+        let prompts: Vec<EncodedPrompt> = captions
+            .zip(&host.geometries)
+            .map(|(caption, geometry)| encoder.prompt(bundle, caption, geometry))
+            .collect();
         let latents: Vec<Encoded<4>> =
             host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
         let non_finite = not_finite(latents.iter().map(|latents| latents.is_finite))
@@ -50,7 +53,6 @@ impl Batch {
             .or_else(|| {
                 Some((NonFinite::Prompt, not_finite(prompts.iter().map(|prompt| prompt.is_finite))?))
             });
-        let size = MicroConditioning::uncropped(side, side);
         let mut hint_unit = host.hint_unit;
         for (hint, id) in hint_unit.chunks_exact_mut(3 * side * side).zip(&host.ids) {
             if dropout.drops_hint(id) {
@@ -60,9 +62,7 @@ impl Batch {
         Self {
             moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
             hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
-            conditioning: Conditioning::cat(
-                prompts.into_iter().map(|prompt| prompt.embeddings.with_sizes(vec![size])).collect(),
-            ),
+            conditioning: Conditioning::cat(prompts.into_iter().map(|prompt| prompt.conditioning).collect()),
             ids: host.ids,
             non_finite,
         }

@@ -108,6 +108,11 @@ pub struct DataSection {
     /// The filter of the resize. Default: bilinear (fixed in `train_controlnet.py`; the flag is that of
     /// `train_controlnet_sdxl.py`).
     pub image_interpolation_mode: Interpolation,
+    /// With either of these two SDXL is told of every sample that its file had the size of the training and was cropped
+    /// here, as by `train_controlnet_sdxl.py`; the other one is then 0. Left out: the real size and crop of each sample.
+    pub crops_coords_top_left_h: Option<usize>,
+    /// See `crops_coords_top_left_h`.
+    pub crops_coords_top_left_w: Option<usize>,
     /// The share of captions replaced by the empty one, in [0, 1]. Default: 0.
     pub proportion_empty_prompts: f64,
     /// Samples per micro-batch. Default: 4.
@@ -128,6 +133,8 @@ impl Default for DataSection {
             max_train_samples: None,
             resolution: 512,
             image_interpolation_mode: Interpolation::Bilinear,
+            crops_coords_top_left_h: None,
+            crops_coords_top_left_w: None,
             proportion_empty_prompts: 0.0,
             train_batch_size: const { NonZeroUsize::new(4).expect("4 is not 0") },
             dataloader_num_workers: 2,

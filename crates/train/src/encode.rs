@@ -6,10 +6,11 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
-use pyrograph_data::{Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Target};
-use pyrograph_pipeline::{Bundle, PromptEmbeddings, TextEncoders};
+use pyrograph_data::{Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Geometry, Target};
+use pyrograph_pipeline::{Bundle, Conditioning, PromptEmbeddings, TextEncoders};
 
 use crate::plan::CachePlan;
+use crate::sizes::SizeConditioning;
 
 /// What is kept of latents and of prompt embeddings in memory, each.
 pub(crate) const MEMORY_BYTES: usize = 1 << 30;
@@ -21,6 +22,7 @@ pub(crate) const MEMORY_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub(crate) struct Encoder {
     device: Device,
+    sizes: SizeConditioning,
     /// `None`: nothing is kept.
     kept: Option<Kept>,
 }
@@ -41,10 +43,10 @@ pub(crate) struct Encoded<const D: usize> {
     pub(crate) is_finite: bool,
 }
 
-/// A caption that was encoded, on the device.
+/// A caption that was encoded and what SDXL is told of its picture's size, on the device.
 #[derive(Debug)]
 pub(crate) struct EncodedPrompt {
-    pub(crate) embeddings: PromptEmbeddings,
+    pub(crate) conditioning: Conditioning,
     pub(crate) is_finite: bool,
 }
 
@@ -60,9 +62,9 @@ pub struct CacheUse {
 impl Encoder {
     /// An encoder for the images and captions of one model.
     #[must_use]
-    pub(crate) fn new(plan: &CachePlan, bundle: &Bundle, device: Device) -> Self {
+    pub(crate) fn new(plan: &CachePlan, sizes: SizeConditioning, bundle: &Bundle, device: Device) -> Self {
         let folder = match plan {
-            CachePlan::Off => return Self { device, kept: None },
+            CachePlan::Off => return Self { device, sizes, kept: None },
             CachePlan::Memory => None,
             CachePlan::Disk(dir) => Some(Arc::new(CacheFolder::open(dir))),
         };
@@ -77,7 +79,7 @@ impl Encoder {
         let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));
         let images = EncodedImages::new(Arc::clone(&latents), vae);
         let prompts = Cache::new(MEMORY_BYTES, folder);
-        Self { device, kept: Some(Kept { latents, images, prompts, text_encoders }) }
+        Self { device, sizes, kept: Some(Kept { latents, images, prompts, text_encoders }) }
     }
 
     /// Where it computes.
@@ -118,11 +120,18 @@ impl Encoder {
         }
     }
 
-    /// A caption's prompt embeddings, of one prompt. Captions of equal tokens have the same.
-    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str) -> EncodedPrompt {
+    /// What the networks are told of one sample. Captions of equal tokens have the same embeddings.
+    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str, geometry: &Geometry) -> EncodedPrompt {
+        let Encoded { tensor, is_finite } = self.embeddings(bundle, caption);
+        let embeddings = parted(tensor, &bundle.text);
+        EncodedPrompt { conditioning: embeddings.with_sizes(vec![self.sizes.of(geometry)]), is_finite }
+    }
+
+    /// The embeddings of one prompt in a row.
+    fn embeddings(&self, bundle: &Bundle, caption: &str) -> Encoded<1> {
         let encode = || flattened(bundle.text.encode(&[caption], &self.device));
         let Some(kept) = &self.kept else {
-            return parted(looked_at(encode()), &bundle.text);
+            return looked_at(encode());
         };
         let ids: Vec<u8> = bundle
             .text
@@ -131,7 +140,7 @@ impl Encoder {
             .flat_map(u32::to_le_bytes)
             .collect();
         let key = CacheKey::new("prompt", &[&ids, kept.text_encoders.as_flattened()]);
-        parted(self.encoded(&kept.prompts.get_or_compute(key, || blob(encode()))), &bundle.text)
+        self.encoded(&kept.prompts.get_or_compute(key, || blob(encode())))
     }
 
     fn encoded<const D: usize>(&self, blob: &Blob) -> Encoded<D> {
@@ -157,12 +166,12 @@ fn flattened(PromptEmbeddings { context, pooled }: PromptEmbeddings) -> Tensor<1
 }
 
 /// The way back.
-fn parted(Encoded { tensor, is_finite }: Encoded<1>, text: &TextEncoders) -> EncodedPrompt {
+fn parted(tensor: Tensor<1>, text: &TextEncoders) -> PromptEmbeddings {
     let (n_tokens, context_dim) = (text.n_tokens(), text.context_dim());
     let n_context = n_tokens * context_dim;
     let pooled = text.pooled_dim().map(|dim| tensor.clone().narrow(0, n_context, dim).reshape([1, dim]));
     let context = tensor.narrow(0, 0, n_context).reshape([1, n_tokens, context_dim]);
-    EncodedPrompt { embeddings: PromptEmbeddings { context, pooled }, is_finite }
+    PromptEmbeddings { context, pooled }
 }
 
 fn blob<const D: usize>(tensor: Tensor<D>) -> Blob {

@@ -7,9 +7,9 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{Dataset, LoadedSample, Sample, Transform};
+use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Transform};
 use pyrograph_diffusion::NoiseSchedule;
-use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, MicroConditioning, standard_normal};
+use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
 
 use crate::encode::Encoder;
@@ -128,6 +128,7 @@ impl Evaluator {
         let load = |&place: &usize| self.transform.load_unless_encoded(&samples[place], encoder.images());
         let loaded: Vec<LoadedSample> =
             places.iter().map(load).collect::<Result<_, _>>().map_err(TrainError::Data)?;
+        let geometries: Vec<Geometry> = loaded.iter().map(|loaded| loaded.geometry).collect();
         let (targets, hints): (Vec<_>, Vec<_>) =
             loaded.into_iter().map(|loaded| (loaded.target, loaded.hint_unit)).unzip();
 
@@ -136,15 +137,16 @@ impl Evaluator {
         let targets = targets.into_iter().take(batch_size);
         let moments = targets.map(|target| encoder.moments(bundle, target, side).tensor).collect();
         let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
-        let size = MicroConditioning::uncropped(side, side);
-        let prompts =
-            captions.map(|caption| encoder.prompt(bundle, caption).embeddings.with_sizes(vec![size]));
+        let prompts = captions
+            .zip(&geometries)
+            .map(|(caption, geometry)| encoder.prompt(bundle, caption, geometry).conditioning)
+            .collect();
         let hints = TensorData::new(hints.concat(), [batch_size + 1, 3, side, side]);
         let hints = Tensor::from_data(hints, encoder.device());
         Ok(EvalBatch {
             ids: members.iter().map(|sample| sample.id.clone()).collect(),
             latents: bundle.vae.scale(DiagonalGaussian::from_moments(Tensor::cat(moments, 0)).mode()),
-            conditioning: Conditioning::cat(prompts.collect()),
+            conditioning: Conditioning::cat(prompts),
             hint: hints.clone().narrow(0, 0, batch_size),
             shuffled_hint: hints.narrow(0, 1, batch_size),
         })

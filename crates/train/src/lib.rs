@@ -28,6 +28,7 @@ mod objective;
 mod optim;
 mod plan;
 mod precision;
+mod sizes;
 mod stop;
 mod stopwatch;
 mod tap;
@@ -67,6 +68,7 @@ pub use plan::{
 };
 pub use precision::{Compute, MixedPrecision, PrecisionSection};
 pub use pyrograph_diffusion::HuberSchedule;
+pub use sizes::SizeConditioning;
 pub use stop::Stop;
 pub use stopwatch::PhaseSeconds;
 pub use tap::{Tap, Tapped};

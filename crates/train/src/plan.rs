@@ -19,6 +19,7 @@ use crate::lr::LrSchedule;
 use crate::objective::LossSection;
 use crate::optim::OptimizerConfig;
 use crate::precision::PrecisionSection;
+use crate::sizes::SizeConditioning;
 
 pub use error::PlanError;
 pub(crate) use resolve::require;
@@ -105,6 +106,8 @@ pub struct DataPlan {
     pub max_samples: Option<NonZeroUsize>,
     /// Side and filter of the images.
     pub transform: Transform,
+    /// What SDXL is told of how they came to their size.
+    pub sizes: SizeConditioning,
     /// The probability, in [0, 1], that a caption is replaced by the empty one.
     pub empty_prompt_probability: f64,
     /// Samples per micro-batch.

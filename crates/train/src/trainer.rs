@@ -164,7 +164,7 @@ impl Trainer {
         // Not before: a new ControlNet starts from the weights as they are in the file.
         let bundle = bundle.in_precision(plan.precision.precision());
         let mut trainer = Self {
-            encoder: Encoder::new(&plan.cache, &bundle, device.clone()),
+            encoder: Encoder::new(&plan.cache, plan.data.sizes, &bundle, device.clone()),
             dataset: Arc::new(dataset),
             trainee: start.trainee,
             controlnet_config: start.controlnet_config,

@@ -84,7 +84,7 @@ pub struct Report {
     pub kind: ModelKind,
     /// The class its config names.
     pub class_name: Option<String>,
-    /// The family, from the width of the cross-attention.
+    /// The family, from the width of the cross-attention, else from the class of the pipeline.
     pub base: Option<BaseModel>,
     /// Channels that the UNet or ControlNet takes: 4, or 9 for inpainting.
     pub in_channels: Option<usize>,
@@ -158,7 +158,7 @@ fn inspect_pipeline(path: &Path) -> Result<Report, WeightsError> {
         path: path.to_owned(),
         kind: ModelKind::Pipeline,
         class_name: Some(folder.class().to_owned()),
-        base: unet.and_then(|unet| unet.base),
+        base: unet.and_then(|unet| unet.base).or_else(|| base_of_pipeline(folder.class())),
         in_channels: unet.and_then(|unet| unet.in_channels),
         hint_channels: None,
         n_tensors: components.values().map(|report| report.n_tensors).sum(),
@@ -168,6 +168,11 @@ fn inspect_pipeline(path: &Path) -> Result<Report, WeightsError> {
         metadata: BTreeMap::new(),
         components,
     })
+}
+
+/// The family that a pipeline's class tells, where the UNet is none of the published ones.
+fn base_of_pipeline(class: &str) -> Option<BaseModel> {
+    class.starts_with("StableDiffusionXL").then_some(BaseModel::Sdxl)
 }
 
 fn kind_of_class(class: &str) -> Option<ModelKind> {
@@ -421,5 +426,9 @@ mod tests {
         assert_eq!(report.components["unet"].kind, ModelKind::Unet);
         assert_eq!((report.components.len(), report.n_parameters), (1, 1536));
         assert!(serde_json::to_string(&report).unwrap().contains(r#""kind":"pipeline""#));
+
+        let index = json!({"_class_name": "StableDiffusionXLPipeline"});
+        write_config(dir.path(), "model_index.json", &index, &SystemDisk).unwrap();
+        assert_eq!(inspect(dir.path()).unwrap().base, Some(BaseModel::Sdxl));
     }
 }

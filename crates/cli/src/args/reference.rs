@@ -149,12 +149,6 @@ pub(crate) struct ReferenceArgs {
     /// Refused: the VAE is that of the Stable Diffusion folder.
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pretrained_vae_model_name_or_path: Option<String>,
-    /// Refused, unless 0: crops are told to SDXL only.
-    #[arg(long, hide_short_help = true, value_name = "PIXELS", default_value_t = 0)]
-    crops_coords_top_left_h: usize,
-    /// Refused, unless 0: crops are told to SDXL only.
-    #[arg(long, hide_short_help = true, value_name = "PIXELS", default_value_t = 0)]
-    crops_coords_top_left_w: usize,
 }
 
 impl ReferenceArgs {
@@ -173,7 +167,6 @@ impl ReferenceArgs {
     }
 
     fn refused(&self) -> Option<(String, &'static str)> {
-        let sdxl = "leave it out: it is for SDXL, and this base model is told nothing of crops";
         let refused = [
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
             (
@@ -191,8 +184,6 @@ impl ReferenceArgs {
                 "pretrained_vae_model_name_or_path",
                 "put that VAE into the folder `vae` of a copy of the base model",
             ),
-            (self.crops_coords_top_left_h != 0, "crops_coords_top_left_h", sdxl),
-            (self.crops_coords_top_left_w != 0, "crops_coords_top_left_w", sdxl),
         ];
         refused.into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, hint)| (flag.to_owned(), hint))
     }

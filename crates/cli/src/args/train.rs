@@ -124,6 +124,13 @@ struct DataArgs {
     /// The filter that images are resized with [default: bilinear].
     #[arg(long, value_parser = choice::<Interpolation>(Interpolation::ALL.map(Interpolation::name)), value_name = "FILTER")]
     image_interpolation_mode: Option<Interpolation>,
+    /// Tell SDXL of every sample that its file had the size of the training and was cropped so far from the top [default:
+    /// each sample's real size and crop].
+    #[arg(long, value_name = "PIXELS")]
+    crops_coords_top_left_h: Option<usize>,
+    /// The same from the left.
+    #[arg(long, value_name = "PIXELS")]
+    crops_coords_top_left_w: Option<usize>,
     /// The share of captions replaced by the empty one, from 0 to 1 [default: 0].
     #[arg(long, value_name = "SHARE")]
     proportion_empty_prompts: Option<f64>,
@@ -341,6 +348,8 @@ impl DataArgs {
         set_some(&mut data.max_train_samples, &self.max_train_samples);
         set(&mut data.resolution, &self.resolution);
         set(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
+        set_some(&mut data.crops_coords_top_left_h, &self.crops_coords_top_left_h);
+        set_some(&mut data.crops_coords_top_left_w, &self.crops_coords_top_left_w);
         set(&mut data.proportion_empty_prompts, &self.proportion_empty_prompts);
         set(&mut data.train_batch_size, &self.train_batch_size);
         set(&mut data.dataloader_num_workers, &self.dataloader_num_workers);
@@ -459,6 +468,7 @@ mod tests {
         let mut full = TrainConfig::default();
         full.data.resolution = 64;
         full.data.image_interpolation_mode = Interpolation::Lanczos;
+        full.data.crops_coords_top_left_w = Some(3);
         full.cache.cache = Some(CacheKind::Memory);
         full.cache.cache_dir = Some("here".into());
         full.schedule.lr_scheduler = LrScheduler::Cosine;

@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::lr::{LrSchedule, LrScheduler};
 use crate::optim::OptimizerSection;
+use crate::sizes::SizeConditioning;
 
 impl TryFrom<TrainConfig> for TrainPlan {
     type Error = PlanError;
@@ -110,6 +111,10 @@ fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> 
         },
         max_samples: section.max_train_samples,
         transform: Transform { side, interpolation: section.image_interpolation_mode },
+        sizes: match (section.crops_coords_top_left_h, section.crops_coords_top_left_w) {
+            (None, None) => SizeConditioning::OfEachPicture,
+            (top, left) => SizeConditioning::Constant { crop: [top.unwrap_or(0), left.unwrap_or(0)] },
+        },
         empty_prompt_probability: section.proportion_empty_prompts,
         batch_size: section.train_batch_size,
         workers: section.dataloader_num_workers,
@@ -272,6 +277,10 @@ impl From<TrainPlan> for TrainConfig {
             ControlNetSource::FromUnet { hint_channels } => (None, hint_channels),
             ControlNetSource::Folder(path) => (Some(path), None),
         };
+        let crop = match data.sizes {
+            SizeConditioning::OfEachPicture => [None; 2],
+            SizeConditioning::Constant { crop } => crop.map(Some),
+        };
         let (validation_image, validation_prompt) =
             validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
         Self {
@@ -292,6 +301,8 @@ impl From<TrainPlan> for TrainConfig {
                 max_train_samples: data.max_samples,
                 resolution: data.transform.side.get(),
                 image_interpolation_mode: data.transform.interpolation,
+                crops_coords_top_left_h: crop[0],
+                crops_coords_top_left_w: crop[1],
                 proportion_empty_prompts: data.empty_prompt_probability,
                 train_batch_size: data.batch_size,
                 dataloader_num_workers: data.workers,

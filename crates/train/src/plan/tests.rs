@@ -37,6 +37,14 @@ fn defaults_are_those_of_the_reference() {
 }
 
 #[test]
+fn the_references_crop_is_told_of_every_sample() {
+    assert_eq!(plan(|_| {}).expect("a plan").data.sizes, SizeConditioning::OfEachPicture);
+    let plan = plan(|config| config.data.crops_coords_top_left_w = Some(7)).expect("a plan");
+    assert_eq!(plan.data.sizes, SizeConditioning::Constant { crop: [0, 7] });
+    assert_eq!(TrainConfig::from(plan).data.crops_coords_top_left_h, Some(0));
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_with_the_references_words() {
     check_refused("the following arguments are required: --pretrained_model_name_or_path", |config| {
         config.model.pretrained_model_name_or_path = None;
