@@ -18,7 +18,7 @@ use crate::shell::{root, run, target_dir};
 /// The variable that says where the user's data folder is.
 const DATA_FOLDER: &str = "XDG_DATA_HOME";
 
-/// Debian's LLVM is built for a C library that has this function, since 2.36; with ours, 2.34 is enough for the program.
+/// Debian's LLVM is built for a C library that has this function, since 2.36; with ours, 2.35 is enough for the program.
 const ARC4RANDOM: &str = "\
 #include <stdlib.h>
 #include <sys/random.h>
