@@ -18,7 +18,8 @@ const MAX_LIFE_MS: usize = 900;
 #[test]
 fn a_run_killed_at_random_moments_ends_as_if_it_had_not_been() {
     let n_kills = std::env::var("PYROGRAPH_KILLS").map_or(N_KILLS, |count| count.parse().unwrap());
-    let n_steps = 8 * n_kills;
+    // More than are made between the kills, which would otherwise find a run that has ended.
+    let n_steps = 14 * n_kills;
     let line = format!(
         "{TRAIN} --train_data_dir=circles --train_batch_size=2 --gradient_accumulation_steps=2 --learning_rate=1e-3 \
          --max_train_steps={n_steps} --checkpointing_steps=1 --checkpoints_total_limit=2 --num_eval_samples=0 --quiet"
