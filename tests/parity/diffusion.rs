@@ -160,6 +160,67 @@ fn diffusion_every_other_sampler_equals_diffusers_step_for_step() {
     }
 }
 
+#[derive(Deserialize)]
+struct StrengthCase {
+    samplers: Vec<SamplerKind>,
+    steps: Vec<usize>,
+    strengths: Vec<f64>,
+}
+
+#[test]
+fn diffusion_image_to_image_begins_and_goes_on_as_in_diffusers_with_every_sampler() {
+    for case in cases("strength") {
+        let json = scheduler_config(&case);
+        let tensors = case.tensors("tensors.safetensors");
+        let StrengthCase { samplers, steps, strengths } = case.json("case.json");
+        for kind in samplers {
+            for &n_steps in &steps {
+                for &strength in &strengths {
+                    let sampler = Sampler::from_config(kind, &json, n_steps).unwrap();
+                    let name = format!("{kind}.{n_steps}.{strength:?}");
+                    check_image_to_image(&case, &name, &tensors, sampler.with_strength(strength).unwrap());
+                }
+            }
+        }
+    }
+}
+
+fn check_image_to_image(case: &Case, name: &str, tensors: &Tensors, mut sampler: Sampler) {
+    let device = backend::device();
+    let label = |what: &str| format!("{} {name}: {what}", case.name);
+    let timesteps = sampler.timesteps().to_vec();
+    let expected = numbers(tensors.float::<1>(&format!("{name}.timesteps"), &device));
+    assert_eq!(timesteps.len(), expected.len(), "{}", label("timesteps"));
+    for (timestep, expected) in timesteps.iter().zip(expected) {
+        assert!((timestep - expected).abs() < 1e-3, "{}: {timestep}, expected {expected}", label("timestep"));
+    }
+
+    let [clean, noise, bias, fresh] =
+        ["clean", "noise", "bias", "fresh"].map(|name| tensors.float::<4>(name, &device));
+    let mut n_drawn = 0;
+    let mut latents = sampler.add_noise(clean.clone(), noise.clone(), 0);
+    let (mut kept, mut put_back) = (vec![latents.clone()], Vec::new());
+    for (call, &timestep) in timesteps.iter().enumerate() {
+        if call > 0 {
+            put_back.push(sampler.add_noise(clean.clone(), noise.clone(), call));
+        }
+        let output = network(sampler.scale_input(latents.clone(), call), timestep, &bias);
+        latents = sampler.step(output, call, latents, &mut || {
+            n_drawn += 1;
+            rolled(fresh.clone(), n_drawn - 1)
+        });
+        kept.push(latents.clone());
+    }
+    for (what, actual, tolerance) in
+        [("latents", kept, tolerance::SOLVING), ("put_back", put_back, tolerance::NOISING)]
+    {
+        if !actual.is_empty() {
+            let expected = tensors.float(&format!("{name}.{what}"), &device);
+            assert_close(&label(what), Tensor::cat(actual, 0), expected, tolerance);
+        }
+    }
+}
+
 /// The numbers of a tensor, moved by some places; those past the end come in at the front.
 fn rolled(tensor: Tensor<4>, places: usize) -> Tensor<4> {
     let shape = tensor.dims();
@@ -235,13 +296,17 @@ fn trajectory(
     let mut latents = start;
     let mut kept = Vec::new();
     for (call, &timestep) in timesteps.iter().enumerate() {
-        let network = |input: Tensor<4>| input * (0.3 * (timestep / 1000.0).cos()) + bias.clone() * 0.5;
-        latents = step(&network, call, latents);
+        latents = step(&|scaled| network(scaled, timestep, &bias), call, latents);
         if timesteps.len() < 10 || (call + 1) % 10 == 0 {
             kept.push(latents.clone());
         }
     }
     Tensor::cat(kept, 0)
+}
+
+/// The generator's made-up network.
+fn network(scaled: Tensor<4>, timestep: f64, bias: &Tensor<4>) -> Tensor<4> {
+    scaled * (0.3 * (timestep / 1000.0).cos()) + bias.clone() * 0.5
 }
 
 fn numbers(tensor: Tensor<1>) -> Vec<f64> {

@@ -5,12 +5,15 @@ Kind `sampler`: the same file taken to DDIM and UniPC by `from_config`, the conf
 timesteps for 1 to 50 steps one after the other, and the latents along whole trajectories with a made-up network.
 Kind `solver`: the same file taken to the other samplers: for some numbers of steps the timesteps, the standard deviation of the first
 noise and the trajectory. Fresh noise is the tensor `fresh`, rolled by as many places as were drawn before.
+Kind `strength`: the same file taken to every sampler for image-to-image: for some strengths and numbers of steps the timesteps that
+remain, the latents noised for the first of them and after each, and the clean latents noised for each further one, as inpainting does.
 """
 
 import json
 import math
 import sys
 import tempfile
+import types
 import unittest.mock
 from pathlib import Path
 
@@ -35,6 +38,10 @@ SOLVERS = {
     "pndm": diffusers.PNDMScheduler,
 }
 SOLVER_STEPS = [1, 2, 3, 10, 20]
+
+STRENGTH_SHAPE = (1, 2, 2, 3)
+STRENGTH_STEPS = [4, 11, 20]
+STRENGTHS = [0.3, 0.8, 1.0]
 
 LATENT_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -167,6 +174,18 @@ def make(out: Path, seed: int) -> None:
     for name, (config, kinds) in solvers.items():
         write_solver(out, name, config, kinds, random)
 
+    on_sigmas = ["dpmpp-2m", "dpmpp-2m-sde", "euler", "heun", "lms"]
+    every = [*CLASSES, *SOLVERS]
+    strengths = {
+        "sd15": (SD15, every),
+        "sd21_v": (SD21_V, every),
+        "sdxl_karras": ({**SDXL, **karras}, on_sigmas),
+        "trailing": ({**SD15, "timestep_spacing": "trailing"}, every),
+        "order_3": (DPM_SOLVER, ["dpmpp-2m", "unipc"]),
+    }
+    for name, (config, kinds) in strengths.items():
+        write_strength(out, name, config, kinds, random)
+
 
 def load(config: dict):
     """The scheduler of the class that the file names, as a pipeline loads it."""
@@ -175,8 +194,8 @@ def load(config: dict):
         return getattr(diffusers, config["_class_name"]).from_pretrained(folder)
 
 
-def normal(random: torch.Generator) -> torch.Tensor:
-    return torch.randn(SHAPE, generator=random)
+def normal(random: torch.Generator, shape=SHAPE) -> torch.Tensor:
+    return torch.randn(shape, generator=random)
 
 
 def write_schedule(out: Path, name: str, config: dict, random: torch.Generator) -> None:
@@ -223,9 +242,8 @@ def write_sampler(out: Path, name: str, config: dict, kinds: list[str], random: 
 def write_solver(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
     tensors = {"start": normal(random), "bias": normal(random), "fresh": normal(random)}
     for kind in kinds:
-        options = {"algorithm_type": "sde-dpmsolver++"} if kind == "dpmpp-2m-sde" else {}
         for n_steps in SOLVER_STEPS:
-            scheduler = SOLVERS[kind].from_config(load(config).config, **options)
+            scheduler = sampler(kind, config)
             kept = fresh_trajectory(scheduler, n_steps, tensors)
             tensors[f"{kind}.{n_steps}"] = kept
             tensors[f"{kind}.{n_steps}.timesteps"] = scheduler.timesteps.float()
@@ -233,16 +251,59 @@ def write_solver(out: Path, name: str, config: dict, kinds: list[str], random: t
     case.write(out, "solver", name, {"samplers": kinds, "steps": SOLVER_STEPS}, scheduler_config=config, tensors=tensors)
 
 
+def write_strength(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
+    tensors = {key: normal(random, STRENGTH_SHAPE) for key in ["clean", "noise", "bias", "fresh"]}
+    for kind in kinds:
+        for n_steps in STRENGTH_STEPS:
+            for strength in STRENGTHS:
+                made = image_to_image(sampler(kind, config), n_steps, strength, tensors)
+                tensors |= {f"{kind}.{n_steps}.{strength}.{key}": value for key, value in made.items()}
+    details = {"samplers": kinds, "steps": STRENGTH_STEPS, "strengths": STRENGTHS}
+    case.write(out, "strength", name, details, scheduler_config=config, tensors=tensors)
+
+
+def sampler(kind: str, config: dict):
+    options = {"algorithm_type": "sde-dpmsolver++"} if kind == "dpmpp-2m-sde" else {}
+    return (CLASSES | SOLVERS)[kind].from_config(load(config).config, **options)
+
+
+def image_to_image(scheduler, n_steps: int, strength: float, tensors: dict) -> dict:
+    """The steps of a strength, and what inpainting puts back after each of them but the last."""
+    scheduler.set_timesteps(n_steps)
+    pipeline = types.SimpleNamespace(scheduler=scheduler)
+    timesteps, _ = diffusers.StableDiffusionControlNetImg2ImgPipeline.get_timesteps(pipeline, n_steps, strength, "cpu")
+    latents = scheduler.add_noise(tensors["clean"], tensors["noise"], timesteps[:1])
+    kept, put_back = [latents], []
+    with rolled_noise(scheduler, tensors["fresh"]):
+        for done, timestep in enumerate(timesteps, start=1):
+            output = network(scheduler.scale_model_input(latents, timestep), timestep, tensors["bias"])
+            latents = scheduler.step(output, timestep, latents).prev_sample
+            kept.append(latents)
+            if done < len(timesteps):
+                put_back.append(scheduler.add_noise(tensors["clean"], tensors["noise"], timesteps[done : done + 1]))
+    made = {"timesteps": timesteps.float(), "latents": torch.cat(kept)}
+    assert torch.isfinite(made["latents"]).all()
+    return made | ({"put_back": torch.cat(put_back)} if put_back else {})
+
+
 def fresh_trajectory(scheduler, n_steps: int, tensors: dict) -> torch.Tensor:
     """A trajectory in which the n-th fresh noise is `fresh` rolled by n places."""
+    with rolled_noise(scheduler, tensors["fresh"]):
+        return trajectory(scheduler, n_steps, tensors["start"], tensors["bias"])
+
+
+def rolled_noise(scheduler, fresh: torch.Tensor):
     drawn = iter(range(1000))
 
     def rolled(shape, **_):
-        return torch.roll(tensors["fresh"].flatten(), next(drawn)).reshape(shape)
+        return torch.roll(fresh.flatten(), next(drawn)).reshape(shape)
 
-    module = sys.modules[type(scheduler).__module__]
-    with unittest.mock.patch.object(module, "randn_tensor", rolled, create=True):
-        return trajectory(scheduler, n_steps, tensors["start"], tensors["bias"])
+    return unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "randn_tensor", rolled, create=True)
+
+
+def network(scaled: torch.Tensor, timestep, bias: torch.Tensor) -> torch.Tensor:
+    """The made-up network."""
+    return 0.3 * scaled * math.cos(timestep / 1000) + 0.5 * bias
 
 
 def trajectory(scheduler, n_steps: int, start: torch.Tensor, bias: torch.Tensor, **options) -> torch.Tensor:
@@ -252,7 +313,7 @@ def trajectory(scheduler, n_steps: int, start: torch.Tensor, bias: torch.Tensor,
     latents = start * scheduler.init_noise_sigma
     kept = []
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        output = 0.3 * scheduler.scale_model_input(latents, timestep) * math.cos(timestep / 1000) + 0.5 * bias
+        output = network(scheduler.scale_model_input(latents, timestep), timestep, bias)
         latents = scheduler.step(output, timestep, latents, **options).prev_sample
         if n_steps < 10 or done % 10 == 0:
             kept.append(latents)

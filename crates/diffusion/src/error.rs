@@ -50,6 +50,18 @@ pub enum DiffusionError {
         n_train_timesteps: usize,
     },
 
+    /// Image-to-image of this strength would make none of the steps, or more than there are.
+    #[error(
+        "strength {strength} of {n_steps} steps is not one step at least and all at most, expected a strength above 0 \
+         and up to 1"
+    )]
+    Strength {
+        /// The strength asked for.
+        strength: f64,
+        /// The number of sampling steps.
+        n_steps: usize,
+    },
+
     /// `steps_offset` moves a timestep past the end of the schedule.
     #[error(
         "`steps_offset` = {steps_offset} with {n_steps} steps asks for timestep {timestep}, \
@@ -95,6 +107,7 @@ impl DiffusionError {
             Self::TimestepOutOfRange { .. } | Self::NoiseDoesNotFall { .. } => {
                 Some("use fewer steps".to_owned())
             }
+            Self::Strength { .. } => Some("use a greater strength or more steps".to_owned()),
             Self::NoSignal { .. } => {
                 Some("set `timestep_spacing` to `leading`, which leaves out the last timestep".to_owned())
             }

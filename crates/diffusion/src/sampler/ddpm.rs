@@ -77,6 +77,10 @@ impl Solver for Ddpm {
         &self.timesteps
     }
 
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel::from_alpha_cumprod(self.alphas_cumprod[call].0)
+    }
+
     fn step(
         &mut self,
         output: Tensor<4>,

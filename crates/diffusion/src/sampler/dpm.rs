@@ -15,7 +15,7 @@ use crate::config::{
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
 use crate::rounding::round_to_f32;
-use crate::schedule::NoiseSchedule;
+use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// Up to this many steps the last ones are of a lower order.
 const MANY_STEPS: usize = 15;
@@ -168,6 +168,14 @@ impl Solver for DpmPlusPlus {
         &self.timesteps
     }
 
+    fn noising(&self, call: usize) -> NoiseLevel {
+        level(self.sigmas[call])
+    }
+
+    fn begin(&mut self) {
+        self.outputs.clear();
+    }
+
     fn step(
         &mut self,
         output: Tensor<4>,
@@ -175,9 +183,6 @@ impl Solver for DpmPlusPlus {
         sample: Tensor<4>,
         noise: NoiseSource<'_>,
     ) -> Tensor<4> {
-        if call == 0 {
-            self.outputs.clear();
-        }
         let sample = sample.cast(DType::F32);
         let (from, to) = (level(self.sigmas[call]), level(self.sigmas[call + 1]));
         let clean = from.clean(self.prediction_type, output.cast(DType::F32), sample.clone());

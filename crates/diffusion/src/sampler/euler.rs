@@ -8,6 +8,7 @@ use super::{NoiseSource, Solver};
 use crate::config::{ScheduleConfig, reject_true, unsupported};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
+use crate::schedule::NoiseLevel;
 
 /// Euler's method on the noise level.
 ///
@@ -53,6 +54,10 @@ impl Solver for Euler {
 
     fn scale_input(&self, sample: Tensor<4>, call: usize) -> Tensor<4> {
         SigmaGrid::scaled(self.grid.sigmas[call], sample)
+    }
+
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel { alpha: 1.0, sigma: self.grid.sigmas[call] }
     }
 
     fn step(

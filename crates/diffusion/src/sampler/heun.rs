@@ -8,6 +8,7 @@ use super::{NoiseSource, Solver};
 use crate::config::{ScheduleConfig, reject_true};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
+use crate::schedule::NoiseLevel;
 
 /// Heun's method on the noise level: two calls of the network for each step but the last.
 ///
@@ -39,6 +40,11 @@ impl Heun {
     fn place(call: usize) -> (usize, bool) {
         (call / 2, call % 2 == 1)
     }
+
+    fn sigma(&self, call: usize) -> f64 {
+        let (step, is_end) = Self::place(call);
+        self.grid.sigmas[step + usize::from(is_end)]
+    }
 }
 
 impl Solver for Heun {
@@ -46,13 +52,24 @@ impl Solver for Heun {
         &self.timesteps
     }
 
+    fn order(&self) -> usize {
+        2
+    }
+
     fn init_noise_sigma(&self) -> f64 {
         self.grid.init_noise_sigma()
     }
 
     fn scale_input(&self, sample: Tensor<4>, call: usize) -> Tensor<4> {
-        let (step, is_end) = Self::place(call);
-        SigmaGrid::scaled(self.grid.sigmas[step + usize::from(is_end)], sample)
+        SigmaGrid::scaled(self.sigma(call), sample)
+    }
+
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel { alpha: 1.0, sigma: self.sigma(call) }
+    }
+
+    fn begin(&mut self) {
+        self.start = None;
     }
 
     fn step(

@@ -62,6 +62,10 @@ impl Solver for Lcm {
         &self.timesteps
     }
 
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel::from_alpha_cumprod(self.alphas_cumprod[call])
+    }
+
     fn step(
         &mut self,
         output: Tensor<4>,

@@ -10,6 +10,7 @@ use super::{NoiseSource, Solver};
 use crate::config::ScheduleConfig;
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
+use crate::schedule::NoiseLevel;
 
 /// Slopes that are remembered.
 const ORDER: usize = 4;
@@ -63,6 +64,14 @@ impl Solver for Lms {
         SigmaGrid::scaled(self.grid.sigmas[call], sample)
     }
 
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel { alpha: 1.0, sigma: self.grid.sigmas[call] }
+    }
+
+    fn begin(&mut self) {
+        self.slopes.clear();
+    }
+
     fn step(
         &mut self,
         output: Tensor<4>,
@@ -70,13 +79,11 @@ impl Solver for Lms {
         sample: Tensor<4>,
         _noise: NoiseSource<'_>,
     ) -> Tensor<4> {
-        if call == 0 {
-            self.slopes.clear();
-        }
         let sample = sample.cast(DType::F32);
         self.slopes.push_front(self.grid.derivative(self.grid.sigmas[call], output, &sample));
         self.slopes.truncate(ORDER);
-        let order = self.slopes.len();
+        // As in diffusers, also if the first steps were left out: then slopes are missing that the polynomials count on.
+        let order = ORDER.min(call + 1);
         let slopes = self.slopes.iter().enumerate();
         slopes
             .fold(sample, |sample, (age, slope)| sample + slope.clone() * self.coefficient(call, age, order))

@@ -12,10 +12,12 @@ mod sigmas;
 mod timesteps;
 mod unipc;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use self::ddpm::Ddpm;
@@ -28,6 +30,8 @@ use self::pndm::Pndm;
 use crate::config::{Choice, DdimConfig, UniPcConfig};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
+use crate::rounding::whole_part;
+use crate::schedule::NoiseLevel;
 
 pub use ddim::{Ddim, VarianceNoise};
 pub use unipc::UniPc;
@@ -125,9 +129,20 @@ trait Solver: fmt::Debug {
     /// The timestep of each call.
     fn timesteps(&self) -> &[f64];
 
+    /// Calls for each step, as far as leaving out steps is concerned.
+    fn order(&self) -> usize {
+        1
+    }
+
     fn init_noise_sigma(&self) -> f64 {
         1.0
     }
+
+    /// Clean latents and noise in the sample of a call; `alpha` is 1 where samples are `latents + sigma * noise`.
+    fn noising(&self, call: usize) -> NoiseLevel;
+
+    /// Forgets the calls before: another image begins.
+    fn begin(&mut self) {}
 
     fn scale_input(&self, sample: Tensor<4>, _call: usize) -> Tensor<4> {
         sample
@@ -153,7 +168,12 @@ trait Solver: fmt::Debug {
 /// # Ok::<(), pyrograph_diffusion::DiffusionError>(())
 /// ```
 #[derive(Debug)]
-pub struct Sampler(Box<dyn Solver>);
+pub struct Sampler {
+    solver: Box<dyn Solver>,
+    n_steps: usize,
+    /// Calls that are left out.
+    n_skipped: usize,
+}
 
 impl Sampler {
     /// Makes the sampler that diffusers' `from_config` of that class and `set_timesteps(n_steps)` would make.
@@ -165,7 +185,7 @@ impl Sampler {
         json: &SchedulerJson,
         n_steps: usize,
     ) -> Result<Self, DiffusionError> {
-        Ok(Self(match kind {
+        let solver: Box<dyn Solver> = match kind {
             SamplerKind::Ddim => Box::new(Ddim::new(&DdimConfig::try_from(json)?, n_steps)?),
             SamplerKind::Ddpm => Box::new(Ddpm::new(json, n_steps)?),
             SamplerKind::DpmPp2m => Box::new(DpmPlusPlus::new(json, n_steps, false)?),
@@ -177,20 +197,57 @@ impl Sampler {
             SamplerKind::Lms => Box::new(Lms::new(json, n_steps)?),
             SamplerKind::Pndm => Box::new(Pndm::new(json, n_steps)?),
             SamplerKind::UniPc => Box::new(UniPc::new(&UniPcConfig::try_from(json)?, n_steps)?),
-        }))
+        };
+        Ok(Self { solver, n_steps, n_skipped: 0 })
+    }
+
+    /// Leaves out the first steps, for image-to-image: the whole part of `strength * n_steps` remains. Calls and timesteps are
+    /// then those of the steps that remain, and [`Self::add_noise`] at call 0 gives the sample to begin with.
+    ///
+    /// PNDM and LMS make something else of the first steps that remain than of the same steps of a whole way, as in diffusers.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Strength`] if `strength` is not between 0 and 1 or leaves no step.
+    ///
+    /// Source: diffusers 0.42 `StableDiffusionControlNetImg2ImgPipeline.get_timesteps`.
+    pub fn with_strength(self, strength: f64) -> Result<Self, DiffusionError> {
+        let Self { solver, n_steps, .. } = self;
+        let n_kept = whole_part(n_steps as f64 * strength);
+        if n_kept == 0 || strength.partial_cmp(&1.0).is_none_or(Ordering::is_gt) {
+            return Err(DiffusionError::Strength { strength, n_steps });
+        }
+        let n_skipped = (n_steps - n_kept) * solver.order();
+        Ok(Self { solver, n_steps, n_skipped })
     }
 
     /// What the network is told at each call. Most samplers call it once for each step; Heun's calls it again where a step ends, and
     /// PNDM makes its second step twice. Linspace gives Euler's kin timesteps that are not whole.
     #[must_use]
     pub fn timesteps(&self) -> &[f64] {
-        self.0.timesteps()
+        &self.solver.timesteps()[self.n_skipped..]
     }
 
     /// Standard deviation of the noise to start from.
     #[must_use]
     pub fn init_noise_sigma(&self) -> f64 {
-        self.0.init_noise_sigma()
+        self.solver.init_noise_sigma()
+    }
+
+    /// The sample of a call, made of clean latents and standard normal noise: what image-to-image begins with at call 0, and what
+    /// inpainting puts back around the mask before each further one.
+    ///
+    /// # Shapes
+    /// - `clean`, `noise` and output: `[batch, channels, height, width]`; the output is f32
+    ///
+    /// # Panics
+    /// If `call` is not below the number of timesteps.
+    ///
+    /// Source: diffusers 0.42, `add_noise` of each scheduler after `set_begin_index`. Samplers that count in `sigma / alpha` add
+    /// noise to unscaled latents; the others, UniPC and DPM-Solver too, scale both.
+    #[must_use]
+    pub fn add_noise(&self, clean: Tensor<4>, noise: Tensor<4>, call: usize) -> Tensor<4> {
+        let level = self.solver.noising(self.n_skipped + call);
+        clean.cast(DType::F32) * level.alpha + noise.cast(DType::F32) * level.sigma
     }
 
     /// The sample as the network is to see it.
@@ -199,7 +256,7 @@ impl Sampler {
     /// If `call` is not below the number of timesteps.
     #[must_use]
     pub fn scale_input(&self, sample: Tensor<4>, call: usize) -> Tensor<4> {
-        self.0.scale_input(sample, call)
+        self.solver.scale_input(sample, self.n_skipped + call)
     }
 
     /// The sample for the next call, or the clean latents after the last one.
@@ -220,7 +277,10 @@ impl Sampler {
         sample: Tensor<4>,
         noise: NoiseSource<'_>,
     ) -> Tensor<4> {
-        self.0.step(model_output, call, sample, noise)
+        if call == 0 {
+            self.solver.begin();
+        }
+        self.solver.step(model_output, self.n_skipped + call, sample, noise)
     }
 }
 
@@ -249,6 +309,41 @@ mod tests {
                     Sampler::from_config(kind, &json, n_steps),
                     Err(DiffusionError::StepCount { .. })
                 ));
+            }
+        }
+    }
+
+    #[test]
+    fn a_strength_that_leaves_no_step_or_more_than_all_is_an_error() {
+        for strength in [0.0, 0.24, -0.5, 1.01, f64::NAN, f64::INFINITY] {
+            let sampler = Sampler::from_config(SamplerKind::Ddim, &SchedulerJson::default(), 4).unwrap();
+            assert!(matches!(
+                sampler.with_strength(strength),
+                Err(DiffusionError::Strength { n_steps: 4, .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_second_image_is_not_touched_by_the_first() {
+        let device = Device::flex();
+        let json = SchedulerJson { skip_prk_steps: Some(true), ..Default::default() };
+        let noise = Tensor::<4>::from_floats([[[[-1.5, 0.25]]]], &device);
+        for kind in SamplerKind::ALL {
+            for strength in [0.6, 1.0] {
+                let sampler = Sampler::from_config(kind, &json, 5).unwrap();
+                let mut sampler = sampler.with_strength(strength).unwrap();
+                let mut run = |start: Tensor<4>, n_calls: usize| {
+                    (0..n_calls).fold(start, |latents, call| {
+                        let output = sampler.scale_input(latents.clone(), call) * 0.5;
+                        sampler.step(output, call, latents, &mut || noise.zeros_like())
+                    })
+                };
+                let first = run(noise.clone(), 3);
+                for n_calls in 1..=3 {
+                    let _ = run(noise.clone() * 3.0, n_calls);
+                    run(noise.clone(), 3).into_data().assert_eq(&first.clone().into_data(), true);
+                }
             }
         }
     }

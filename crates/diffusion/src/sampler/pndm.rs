@@ -29,12 +29,22 @@ pub(super) struct Pndm {
     prediction_type: PredictionType,
     /// Of each call.
     timesteps: Vec<f64>,
-    /// `alpha^2` where each call's step begins and where it ends.
-    alphas_cumprod: Vec<(f64, f64)>,
+    /// `alpha^2` around each call's timestep.
+    alphas_cumprod: Vec<Around>,
+    /// Calls made for this image.
+    n_made: usize,
     /// Predictions, newest first.
     outputs: VecDeque<Tensor<4>>,
     /// The first sample, until the step from it has been made again.
     first: Option<Tensor<4>>,
+}
+
+/// `alpha^2` a step before a timestep, there and a step after.
+#[derive(Debug, Clone, Copy)]
+struct Around {
+    before: f64,
+    now: f64,
+    after: f64,
 }
 
 impl Pndm {
@@ -60,14 +70,16 @@ impl Pndm {
         let table = schedule.alphas_cumprod();
         let after_last = if json.set_alpha_to_one == Some(true) { 1.0 } else { table[0] };
         let stride = n_train_timesteps / n_steps;
-        let step_of = |(call, &timestep): (usize, &usize)| match call {
-            1 => (table[(timestep + stride).min(n_train_timesteps - 1)], table[timestep]),
-            _ => (table[timestep], timestep.checked_sub(stride).map_or(after_last, |next| table[next])),
+        let around = |&timestep: &usize| Around {
+            before: table[(timestep + stride).min(n_train_timesteps - 1)],
+            now: table[timestep],
+            after: timestep.checked_sub(stride).map_or(after_last, |next| table[next]),
         };
         Ok(Self {
             prediction_type: schedule.prediction_type(),
-            alphas_cumprod: timesteps.iter().enumerate().map(step_of).collect(),
+            alphas_cumprod: timesteps.iter().map(around).collect(),
             timesteps: timesteps.into_iter().map(|timestep| timestep as f64).collect(),
+            n_made: 0,
             outputs: VecDeque::new(),
             first: None,
         })
@@ -79,6 +91,15 @@ impl Solver for Pndm {
         &self.timesteps
     }
 
+    fn noising(&self, call: usize) -> NoiseLevel {
+        NoiseLevel::from_alpha_cumprod(self.alphas_cumprod[call].now)
+    }
+
+    fn begin(&mut self) {
+        self.n_made = 0;
+        self.outputs.clear();
+    }
+
     fn step(
         &mut self,
         output: Tensor<4>,
@@ -87,13 +108,14 @@ impl Solver for Pndm {
         _noise: NoiseSource<'_>,
     ) -> Tensor<4> {
         let (mut output, mut sample) = (output.cast(DType::F32), sample.cast(DType::F32));
-        if call == 0 {
-            self.outputs.clear();
+        let Around { before, mut now, after: mut next } = self.alphas_cumprod[call];
+        if self.n_made == 0 {
             self.first = Some(sample.clone());
         }
-        if let Some(first) = self.first.take_if(|_| call == 1) {
+        if let Some(first) = self.first.take_if(|_| self.n_made == 1) {
             output = (output + self.outputs[0].clone()) / 2.0;
             sample = first;
+            (now, next) = (before, now);
         } else {
             self.outputs.push_front(output);
             self.outputs.truncate(WEIGHTS.len());
@@ -103,7 +125,7 @@ impl Solver for Pndm {
                 .reduce(|sum, term| sum + term)
                 .expect("the newest prediction is there");
         }
-        let (now, next) = self.alphas_cumprod[call];
+        self.n_made += 1;
         let noise = NoiseLevel::from_alpha_cumprod(now).noise(self.prediction_type, output, sample.clone());
         let scale = now * (1.0 - next).sqrt() + (now * (1.0 - now) * next).sqrt();
         sample * (next / now).sqrt() - noise * ((next - now) / scale)

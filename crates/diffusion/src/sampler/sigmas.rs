@@ -7,7 +7,7 @@ use super::timesteps::Grid;
 use crate::config::{PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
-use crate::rounding::round_to_f32;
+use crate::rounding::{round_to_f32, whole_part};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// `alpha^2` instead of 0 at the last timestep of a schedule with zero terminal SNR, so that sigma is finite.
@@ -33,7 +33,7 @@ pub(super) fn level(sigma_over_alpha: f64) -> NoiseLevel {
 /// The table between two timesteps, which need not be whole.
 pub(super) fn interpolate(table: &[f64], timestep: f64) -> f64 {
     let below = timestep.floor();
-    let [low, high] = [below, below + 1.0].map(|place| table[index(place).min(table.len() - 1)]);
+    let [low, high] = [below, below + 1.0].map(|place| table[whole_part(place).min(table.len() - 1)]);
     low + (high - low) * (timestep - below)
 }
 
@@ -57,11 +57,6 @@ pub(super) fn karras(max: f64, min: f64, n_steps: usize) -> Vec<f64> {
     let [first, last] = [max, min].map(|sigma| sigma.powf(1.0 / RHO));
     let ramp = |step: usize| step as f64 / n_steps.saturating_sub(1).max(1) as f64;
     (0..n_steps).map(|step| (first + ramp(step) * (last - first)).powf(RHO)).collect()
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates at 0")]
-fn index(place: f64) -> usize {
-    place as usize
 }
 
 /// What the samplers of Karras et al. 2022 share: samples are `latents + sigma * noise`, and the network is given them

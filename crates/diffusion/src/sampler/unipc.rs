@@ -10,7 +10,7 @@ use super::timesteps::Grid;
 use super::{NoiseSource, Solver};
 use crate::config::{FinalSigma, SolverType, UniPcConfig};
 use crate::error::DiffusionError;
-use crate::schedule::NoiseSchedule;
+use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// Unified predictor-corrector, for a fixed number of steps.
 ///
@@ -247,6 +247,14 @@ fn solve_vandermonde(ratios: &[f64], moments: &[f64]) -> Vec<f64> {
 impl Solver for UniPc {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noising(&self, call: usize) -> NoiseLevel {
+        level(self.sigmas[call])
+    }
+
+    fn begin(&mut self) {
+        self.last = None;
     }
 
     fn step(
