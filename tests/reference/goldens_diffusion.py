@@ -4,7 +4,8 @@ Kind `schedule`: a `scheduler_config.json` as it lies on disk, the tables DDPM m
 Kind `sampler`: the same file taken to DDIM and UniPC by `from_config`, the config that results (`ddim.json`), the
 timesteps for 1 to 50 steps one after the other, and the latents along whole trajectories with a made-up network.
 Kind `solver`: the same file taken to the other samplers: for some numbers of steps the timesteps, the standard deviation of the first
-noise and the trajectory. Fresh noise is the tensor `fresh`, rolled by as many places as were drawn before.
+noise and the trajectory. Fresh noise is the tensor `fresh`, rolled by as many places as were drawn before; DPM++ SDE's Brownian path goes
+on by such draws.
 Kind `strength`: the same file taken to every sampler for image-to-image: for some strengths and numbers of steps the timesteps that
 remain, the latents noised for the first of them and after each, and the clean latents noised for each further one, as inpainting does.
 """
@@ -30,6 +31,7 @@ SOLVERS = {
     "ddpm": diffusers.DDPMScheduler,
     "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
     "dpmpp-2m-sde": diffusers.DPMSolverMultistepScheduler,
+    "dpmpp-sde": diffusers.DPMSolverSDEScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "euler-a": diffusers.EulerAncestralDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
@@ -38,6 +40,7 @@ SOLVERS = {
     "pndm": diffusers.PNDMScheduler,
 }
 SOLVER_STEPS = [1, 2, 3, 10, 20]
+RUNGE_KUTTA_STEPS = [4, 11, 21]
 
 STRENGTH_SHAPE = (1, 2, 2, 3)
 STRENGTH_STEPS = [4, 11, 20]
@@ -159,11 +162,11 @@ def make(out: Path, seed: int) -> None:
         "sd15": (SD15, list(SOLVERS)),
         "sd21_v": (SD21_V, list(SOLVERS)),
         "sdxl": (SDXL, list(SOLVERS)),
-        "trailing": ({**SD15, "timestep_spacing": "trailing"}, ["dpmpp-2m", "euler", "euler-a", "heun", "pndm"]),
+        "trailing": ({**SD15, "timestep_spacing": "trailing"}, ["dpmpp-2m", "dpmpp-sde", "euler", "euler-a", "heun", "pndm"]),
         "zero_snr": (ZERO_SNR, ["ddpm", "dpmpp-2m", "euler", "euler-a", "lcm"]),
         "cosine_clipped": ({**COSINE, "variance_type": "fixed_large"}, ["ddpm", "lcm"]),
-        "karras": ({**SD15, **karras}, ["dpmpp-2m", "dpmpp-2m-sde", "euler", "heun", "lms"]),
-        "karras_limits": ({**SDXL, **karras, "sigma_min": 0.05, "sigma_max": 9.0}, ["dpmpp-2m", "euler", "lms"]),
+        "karras": ({**SD15, **karras}, ["dpmpp-2m", "dpmpp-2m-sde", "dpmpp-sde", "euler", "heun", "lms"]),
+        "karras_limits": ({**SDXL, **karras, "sigma_min": 0.05, "sigma_max": 9.0}, ["dpmpp-2m", "dpmpp-sde", "euler", "lms"]),
         "order_3": (DPM_SOLVER, ["dpmpp-2m"]),
         "second_order_heun": ({**DPM_SOLVER, "solver_order": 2, "solver_type": "heun"}, multistep),
         "to_sigma_min": (
@@ -172,9 +175,9 @@ def make(out: Path, seed: int) -> None:
         ),
     }
     for name, (config, kinds) in solvers.items():
-        write_solver(out, name, config, kinds, random)
+        write_solver(out, name, config, kinds, SOLVER_STEPS, random)
 
-    on_sigmas = ["dpmpp-2m", "dpmpp-2m-sde", "euler", "heun", "lms"]
+    on_sigmas = ["dpmpp-2m", "dpmpp-2m-sde", "dpmpp-sde", "euler", "heun", "lms", "unipc"]
     every = [*CLASSES, *SOLVERS]
     strengths = {
         "sd15": (SD15, every),
@@ -182,9 +185,42 @@ def make(out: Path, seed: int) -> None:
         "sdxl_karras": ({**SDXL, **karras}, on_sigmas),
         "trailing": ({**SD15, "timestep_spacing": "trailing"}, every),
         "order_3": (DPM_SOLVER, ["dpmpp-2m", "unipc"]),
+        "runge_kutta": ({**SD15, "skip_prk_steps": False}, ["pndm"]),
     }
     for name, (config, kinds) in strengths.items():
         write_strength(out, name, config, kinds, random)
+
+    # What came later is made last, so that a seed's other cases keep their numbers.
+    unipc_karras = {
+        "karras": ({**SD15, "use_karras_sigmas": True}, ["unipc"]),
+        "karras_limits": (
+            {**SDXL, "use_karras_sigmas": True, "sigma_min": 0.05, "sigma_max": 9.0, "solver_order": 3},
+            ["unipc"],
+        ),
+    }
+    for name, (config, kinds) in unipc_karras.items():
+        write_sampler(out, name, config, kinds, random)
+    final_steps = {
+        "euler_at_final": (
+            {
+                **DPM_SOLVER,
+                "solver_order": 2,
+                "final_sigmas_type": "sigma_min",
+                "lower_order_final": False,
+                "euler_at_final": True,
+            },
+            multistep,
+        ),
+        "orders_kept": ({**DPM_SOLVER, "lower_order_final": False}, ["dpmpp-2m"]),
+    }
+    for name, (config, kinds) in final_steps.items():
+        write_solver(out, name, config, kinds, SOLVER_STEPS, random)
+    runge_kutta = {
+        "runge_kutta": {**SD15, "skip_prk_steps": False},
+        "runge_kutta_v": {**SD21_V, "skip_prk_steps": False, "timestep_spacing": "trailing", "set_alpha_to_one": True},
+    }
+    for name, config in runge_kutta.items():
+        write_solver(out, name, config, ["pndm"], RUNGE_KUTTA_STEPS, random)
 
 
 def load(config: dict):
@@ -239,16 +275,18 @@ def write_sampler(out: Path, name: str, config: dict, kinds: list[str], random: 
     case.write(out, "sampler", name, details, scheduler_config=config, tensors=tensors, **resolved)
 
 
-def write_solver(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
+def write_solver(
+    out: Path, name: str, config: dict, kinds: list[str], steps: list[int], random: torch.Generator
+) -> None:
     tensors = {"start": normal(random), "bias": normal(random), "fresh": normal(random)}
     for kind in kinds:
-        for n_steps in SOLVER_STEPS:
+        for n_steps in steps:
             scheduler = sampler(kind, config)
             kept = fresh_trajectory(scheduler, n_steps, tensors)
             tensors[f"{kind}.{n_steps}"] = kept
             tensors[f"{kind}.{n_steps}.timesteps"] = scheduler.timesteps.float()
             tensors[f"{kind}.{n_steps}.sigma"] = torch.tensor([float(scheduler.init_noise_sigma)])
-    case.write(out, "solver", name, {"samplers": kinds, "steps": SOLVER_STEPS}, scheduler_config=config, tensors=tensors)
+    case.write(out, "solver", name, {"samplers": kinds, "steps": steps}, scheduler_config=config, tensors=tensors)
 
 
 def write_strength(out: Path, name: str, config: dict, kinds: list[str], random: torch.Generator) -> None:
@@ -298,7 +336,35 @@ def rolled_noise(scheduler, fresh: torch.Tensor):
     def rolled(shape, **_):
         return torch.roll(fresh.flatten(), next(drawn)).reshape(shape)
 
-    return unittest.mock.patch.object(sys.modules[type(scheduler).__module__], "randn_tensor", rolled, create=True)
+    module = sys.modules[type(scheduler).__module__]
+    if hasattr(module, "BrownianTreeNoiseSampler"):
+        path = BrownianPath(lambda: rolled(fresh.shape))
+        return unittest.mock.patch.object(module, "BrownianTreeNoiseSampler", lambda *_: path)
+    return unittest.mock.patch.object(module, "randn_tensor", rolled, create=True)
+
+
+class BrownianPath:
+    """A path over falling sigmas that is drawn as far as it is asked for; called as diffusers' noise sampler."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.places = {}
+
+    def __call__(self, sigma, next_sigma):
+        begin = self.at(float(sigma))
+        return (self.at(float(next_sigma)) - begin) / math.sqrt(sigma - next_sigma)
+
+    def at(self, sigma: float) -> torch.Tensor:
+        known = next((place for place in self.places if math.isclose(place, sigma, rel_tol=1e-6)), None)
+        if known is not None:
+            return self.places[known]
+        if not self.places:
+            self.places[sigma] = torch.tensor(0.0)
+        else:
+            last = min(self.places)
+            assert sigma < last, "a path is drawn from the noisy end on"
+            self.places[sigma] = self.places[last] + math.sqrt(last - sigma) * self.draw()
+        return self.places[sigma]
 
 
 def network(scaled: torch.Tensor, timestep, bias: torch.Tensor) -> torch.Tensor:
@@ -315,7 +381,7 @@ def trajectory(scheduler, n_steps: int, start: torch.Tensor, bias: torch.Tensor,
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         output = network(scheduler.scale_model_input(latents, timestep), timestep, bias)
         latents = scheduler.step(output, timestep, latents, **options).prev_sample
-        if n_steps < 10 or done % 10 == 0:
+        if len(scheduler.timesteps) < 10 or done % 10 == 0:
             kept.append(latents)
     assert torch.isfinite(latents).all()
     return torch.cat(kept)

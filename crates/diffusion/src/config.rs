@@ -174,6 +174,15 @@ pub struct DdimConfig {
     pub set_alpha_to_one: bool,
 }
 
+/// Between which sigmas those of Karras et al. 2022 lie; `None` is the first or last one of the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct KarrasSigmas {
+    /// The last sigma before the end.
+    pub min: Option<f64>,
+    /// The sigma to start from.
+    pub max: Option<f64>,
+}
+
 /// A UniPC sampler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UniPcConfig {
@@ -195,6 +204,8 @@ pub struct UniPcConfig {
     pub disable_corrector: Vec<usize>,
     /// The noise level after the last step.
     pub final_sigma: FinalSigma,
+    /// Noise levels after Karras et al. 2022 instead of those at evenly spaced timesteps.
+    pub karras: Option<KarrasSigmas>,
 }
 
 impl TryFrom<&SchedulerJson> for ScheduleConfig {
@@ -265,7 +276,6 @@ impl TryFrom<&SchedulerJson> for UniPcConfig {
         let schedule = ScheduleConfig::try_from(json)?;
         let json = json.chosen();
         reject_true("thresholding", json.thresholding)?;
-        reject_true("use_karras_sigmas", json.use_karras_sigmas)?;
         reject_true("use_exponential_sigmas", json.use_exponential_sigmas)?;
         reject_true("use_beta_sigmas", json.use_beta_sigmas)?;
         reject_true("use_flow_sigmas", json.use_flow_sigmas)?;
@@ -286,6 +296,8 @@ impl TryFrom<&SchedulerJson> for UniPcConfig {
             lower_order_final: json.lower_order_final.unwrap_or(true),
             disable_corrector: json.disable_corrector.unwrap_or_default(),
             final_sigma: choice(json.final_sigmas_type.as_deref(), FinalSigma::Zero)?,
+            karras: (json.use_karras_sigmas == Some(true))
+                .then_some(KarrasSigmas { min: json.sigma_min, max: json.sigma_max }),
         })
     }
 }
@@ -346,6 +358,9 @@ impl From<&UniPcConfig> for SchedulerJson {
             lower_order_final: Some(config.lower_order_final),
             disable_corrector: Some(config.disable_corrector.clone()),
             final_sigmas_type: Some(config.final_sigma.name().to_owned()),
+            use_karras_sigmas: Some(config.karras.is_some()),
+            sigma_min: config.karras.and_then(|sigmas| sigmas.min),
+            sigma_max: config.karras.and_then(|sigmas| sigmas.max),
             clip_sample: None,
             ..Self::from(&config.schedule)
         }
@@ -407,7 +422,6 @@ mod tests {
             (r#"{"prediction_type": "sample"}"#, "prediction_type", "sample"),
             (r#"{"timestep_spacing": "karras"}"#, "timestep_spacing", "karras"),
             (r#"{"thresholding": true}"#, "thresholding", "true"),
-            (r#"{"use_karras_sigmas": true}"#, "use_karras_sigmas", "true"),
             (r#"{"use_flow_sigmas": true}"#, "use_flow_sigmas", "true"),
             (r#"{"solver_type": "dopri5"}"#, "solver_type", "dopri5"),
             (r#"{"solver_order": 4}"#, "solver_order", "4"),
@@ -469,6 +483,7 @@ mod tests {
                 lower_order_final: false,
                 disable_corrector: vec![0, 2],
                 final_sigma: FinalSigma::SigmaMin,
+                karras: Some(KarrasSigmas { min: Some(0.05), max: None }),
             };
             assert_eq!(ScheduleConfig::try_from(&SchedulerJson::from(&schedule)).unwrap(), schedule);
             assert_eq!(DdimConfig::try_from(&SchedulerJson::from(&ddim)).unwrap(), ddim);

@@ -13,8 +13,8 @@ mod sampler;
 mod schedule;
 
 pub use config::{
-    BetaSchedule, DdimConfig, FinalSigma, PredictionType, ScheduleConfig, SolverType, TimestepSpacing,
-    UniPcConfig,
+    BetaSchedule, DdimConfig, FinalSigma, KarrasSigmas, PredictionType, ScheduleConfig, SolverType,
+    TimestepSpacing, UniPcConfig,
 };
 pub use diffusers::SchedulerJson;
 pub use error::DiffusionError;

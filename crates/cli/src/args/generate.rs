@@ -45,7 +45,7 @@ pub(crate) struct GenerateArgs {
     /// The sampler.
     #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(SamplerKind::ALL.map(SamplerKind::name)))]
     pub(crate) scheduler: SamplerKind,
-    /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, euler, heun and lms.
+    /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, heun, lms and unipc.
     #[arg(long)]
     pub(crate) karras_sigmas: bool,
     /// Draws the first latents if `--latents` gives none, and fresh noise.

@@ -99,7 +99,7 @@ impl DpmPlusPlus {
         let mut sigmas: Vec<f64> = timesteps.iter().map(|&timestep| interpolate(&table, timestep)).collect();
         if json.use_karras_sigmas == Some(true) {
             let [min, max] = [table[0], table[table.len() - 1]];
-            sigmas = karras(json.sigma_max.unwrap_or(max), json.sigma_min.unwrap_or(min), n_steps);
+            sigmas = karras(json.sigma_max.unwrap_or(max), json.sigma_min.unwrap_or(min), n_steps)?;
             let is_cosine = config.beta_schedule == BetaSchedule::SquaredCosCapV2;
             let whole = |timestep: f64| if is_cosine { timestep.floor() } else { timestep.round_ties_even() };
             timesteps = sigmas.iter().map(|&sigma| whole(timestep_of(&table, sigma))).collect();

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::sigmas::SigmaGrid;
+use super::sigmas::{SigmaGrid, half_step};
 use super::{NoiseSource, Solver};
 use crate::config::{ScheduleConfig, reject_true};
 use crate::diffusers::SchedulerJson;
@@ -35,16 +35,6 @@ impl Heun {
         let timesteps = grid.timesteps.iter().take(1).copied().chain(ends).collect();
         Ok(Self { grid, timesteps, start: None })
     }
-
-    /// The step of a call, and whether the call is at its end.
-    fn place(call: usize) -> (usize, bool) {
-        (call / 2, call % 2 == 1)
-    }
-
-    fn sigma(&self, call: usize) -> f64 {
-        let (step, is_end) = Self::place(call);
-        self.grid.sigmas[step + usize::from(is_end)]
-    }
 }
 
 impl Solver for Heun {
@@ -61,11 +51,11 @@ impl Solver for Heun {
     }
 
     fn scale_input(&self, sample: Tensor<4>, call: usize) -> Tensor<4> {
-        SigmaGrid::scaled(self.sigma(call), sample)
+        SigmaGrid::scaled(self.grid.sigma_of_half_step(call), sample)
     }
 
     fn noising(&self, call: usize) -> NoiseLevel {
-        NoiseLevel { alpha: 1.0, sigma: self.sigma(call) }
+        NoiseLevel { alpha: 1.0, sigma: self.grid.sigma_of_half_step(call) }
     }
 
     fn begin(&mut self) {
@@ -79,7 +69,7 @@ impl Solver for Heun {
         sample: Tensor<4>,
         _noise: NoiseSource<'_>,
     ) -> Tensor<4> {
-        let (step, is_end) = Self::place(call);
+        let (step, is_end) = half_step(call);
         let (sigma, next) = (self.grid.sigmas[step], self.grid.sigmas[step + 1]);
         let sample = sample.cast(DType::F32);
         match self.start.take().filter(|_| is_end) {

@@ -3,6 +3,7 @@
 mod ddim;
 mod ddpm;
 mod dpm;
+mod dpm_sde;
 mod euler;
 mod heun;
 mod lcm;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use self::ddpm::Ddpm;
 use self::dpm::DpmPlusPlus;
+use self::dpm_sde::DpmSde;
 use self::euler::Euler;
 use self::heun::Heun;
 use self::lcm::Lcm;
@@ -50,6 +52,9 @@ pub enum SamplerKind {
     /// The same for the stochastic equation: "DPM++ 2M SDE".
     #[serde(rename = "dpmpp-2m-sde")]
     DpmPp2mSde,
+    /// DPM-Solver++ for the stochastic equation in single steps, "DPM++ SDE"; nearly two calls of the network for each step.
+    #[serde(rename = "dpmpp-sde")]
+    DpmPpSde,
     /// Euler's method (Karras et al. 2022).
     Euler,
     /// Euler's method with fresh noise in each step: "Euler a".
@@ -60,7 +65,7 @@ pub enum SamplerKind {
     Lcm,
     /// A linear multistep method.
     Lms,
-    /// PNDM (Liu et al. 2022) without Runge-Kutta steps: "PLMS".
+    /// PNDM (Liu et al. 2022); without Runge-Kutta steps, "PLMS", as Stable Diffusion's configs have it.
     Pndm,
     /// UniPC (Zhao et al. 2023).
     #[serde(rename = "unipc")]
@@ -69,11 +74,12 @@ pub enum SamplerKind {
 
 impl SamplerKind {
     /// Every sampler.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Ddim,
         Self::Ddpm,
         Self::DpmPp2m,
         Self::DpmPp2mSde,
+        Self::DpmPpSde,
         Self::Euler,
         Self::EulerA,
         Self::Heun,
@@ -97,6 +103,7 @@ impl Choice for SamplerKind {
         ("ddpm", Self::Ddpm),
         ("dpmpp-2m", Self::DpmPp2m),
         ("dpmpp-2m-sde", Self::DpmPp2mSde),
+        ("dpmpp-sde", Self::DpmPpSde),
         ("euler", Self::Euler),
         ("euler-a", Self::EulerA),
         ("heun", Self::Heun),
@@ -190,6 +197,7 @@ impl Sampler {
             SamplerKind::Ddpm => Box::new(Ddpm::new(json, n_steps)?),
             SamplerKind::DpmPp2m => Box::new(DpmPlusPlus::new(json, n_steps, false)?),
             SamplerKind::DpmPp2mSde => Box::new(DpmPlusPlus::new(json, n_steps, true)?),
+            SamplerKind::DpmPpSde => Box::new(DpmSde::new(json, n_steps)?),
             SamplerKind::Euler => Box::new(Euler::new(json, n_steps)?),
             SamplerKind::EulerA => Box::new(Euler::ancestral(json, n_steps)?),
             SamplerKind::Heun => Box::new(Heun::new(json, n_steps)?),
@@ -220,8 +228,8 @@ impl Sampler {
         Ok(Self { solver, n_steps, n_skipped })
     }
 
-    /// What the network is told at each call. Most samplers call it once for each step; Heun's calls it again where a step ends, and
-    /// PNDM makes its second step twice. Linspace gives Euler's kin timesteps that are not whole.
+    /// What the network is told at each call. Most samplers call it once for each step; Heun's calls it again where a step ends, DPM++ SDE
+    /// in its midst, and PNDM makes its second step twice, or its first three with four calls each. Linspace gives Euler's kin timesteps that are not whole.
     #[must_use]
     pub fn timesteps(&self) -> &[f64] {
         &self.solver.timesteps()[self.n_skipped..]
@@ -296,7 +304,7 @@ mod tests {
         }
         assert_eq!(
             "dpm2".parse::<SamplerKind>().unwrap_err().to_string(),
-            "unsupported `sampler` = `dpm2`; supported: ddim, ddpm, dpmpp-2m, dpmpp-2m-sde, euler, euler-a, heun, lcm, lms, pndm, unipc"
+            "unsupported `sampler` = `dpm2`; supported: ddim, ddpm, dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, euler-a, heun, lcm, lms, pndm, unipc"
         );
     }
 

@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::timesteps::Grid;
-use crate::config::{PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true};
+use crate::config::{PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true, unsupported};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
 use crate::rounding::{round_to_f32, whole_part};
@@ -51,12 +51,23 @@ pub(super) fn timestep_of(table: &[f64], sigma: f64) -> f64 {
 
 /// Sigmas that are evenly spaced after a seventh root, from `max` to `min`.
 ///
+/// # Errors
+/// If they would not fall, or not be above 0.
+///
 /// Source: Karras et al. 2022, eq. 5.
-pub(super) fn karras(max: f64, min: f64, n_steps: usize) -> Vec<f64> {
+pub(super) fn karras(max: f64, min: f64, n_steps: usize) -> Result<Vec<f64>, DiffusionError> {
     const RHO: f64 = 7.0;
+    if !(min > 0.0 && (min < max || n_steps == 1)) {
+        return Err(unsupported("sigma_min", min, format!("above 0 and below the largest sigma, {max}")));
+    }
     let [first, last] = [max, min].map(|sigma| sigma.powf(1.0 / RHO));
     let ramp = |step: usize| step as f64 / n_steps.saturating_sub(1).max(1) as f64;
-    (0..n_steps).map(|step| (first + ramp(step) * (last - first)).powf(RHO)).collect()
+    Ok((0..n_steps).map(|step| (first + ramp(step) * (last - first)).powf(RHO)).collect())
+}
+
+/// The step of a call, and whether it is the second one of the step, for samplers that make two for each step but the last.
+pub(super) fn half_step(call: usize) -> (usize, bool) {
+    (call / 2, call % 2 == 1)
 }
 
 /// What the samplers of Karras et al. 2022 share: samples are `latents + sigma * noise`, and the network is given them
@@ -101,7 +112,7 @@ impl SigmaGrid {
                 json.sigma_max.unwrap_or(sigmas[0]),
                 json.sigma_min.unwrap_or(sigmas[n_steps - 1]),
                 n_steps,
-            );
+            )?;
             timesteps = sigmas.iter().map(|&sigma| round_to_f32(timestep_of(&table, sigma))).collect();
         }
         let sigmas = sigmas.into_iter().map(round_to_f32).chain([0.0]).collect();
@@ -124,9 +135,19 @@ impl SigmaGrid {
 
     /// `d sample / d sigma` of a prediction.
     pub(super) fn derivative(&self, sigma: f64, output: Tensor<4>, sample: &Tensor<4>) -> Tensor<4> {
+        (sample.clone() - self.clean(sigma, output, sample)) / sigma
+    }
+
+    /// The clean latents of a prediction.
+    pub(super) fn clean(&self, sigma: f64, output: Tensor<4>, sample: &Tensor<4>) -> Tensor<4> {
         let scaled = Self::scaled(sigma, sample.clone());
-        let clean = level(sigma).clean(self.prediction_type, output.cast(DType::F32), scaled);
-        (sample.clone() - clean) / sigma
+        level(sigma).clean(self.prediction_type, output.cast(DType::F32), scaled)
+    }
+
+    /// Where a call of [`half_step`] begins: the step's begin, or its end.
+    pub(super) fn sigma_of_half_step(&self, call: usize) -> f64 {
+        let (step, is_second) = half_step(call);
+        self.sigmas[step + usize::from(is_second)]
     }
 }
 
@@ -146,9 +167,19 @@ mod tests {
 
     #[test]
     fn karras_sigmas_go_from_the_largest_to_the_smallest() {
-        let sigmas = karras(14.0, 0.03, 5);
+        let sigmas = karras(14.0, 0.03, 5).unwrap();
         assert!((sigmas[0] - 14.0).abs() < 1e-9 && (sigmas[4] - 0.03).abs() < 1e-9);
         assert!(sigmas.is_sorted_by(|left, right| left > right));
-        assert_eq!(karras(14.0, 0.03, 1).len(), 1);
+        assert_eq!(karras(14.0, 0.03, 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn karras_sigmas_that_would_not_fall_to_a_number_above_0_are_an_error() {
+        for (max, min) in [(14.0, -0.1), (14.0, 0.0), (14.0, 14.0), (0.02, 0.03), (14.0, f64::NAN)] {
+            assert!(matches!(
+                karras(max, min, 5),
+                Err(DiffusionError::UnsupportedValue { key: "sigma_min", .. })
+            ));
+        }
     }
 }

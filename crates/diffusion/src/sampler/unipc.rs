@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::sigmas::{level, sigma_table};
+use super::sigmas::{karras, level, sigma_table, timestep_of};
 use super::timesteps::Grid;
 use super::{NoiseSource, Solver};
 use crate::config::{FinalSigma, SolverType, UniPcConfig};
 use crate::error::DiffusionError;
+use crate::rounding::{round_to_f32, round_to_timestep};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// Unified predictor-corrector, for a fixed number of steps.
@@ -55,22 +56,27 @@ impl UniPc {
     /// If the schedule is invalid, or does not allow this number of steps.
     pub fn new(config: &UniPcConfig, n_steps: usize) -> Result<Self, DiffusionError> {
         let schedule = NoiseSchedule::new(&config.schedule)?;
-        let timesteps = Grid {
+        let grid = Grid {
             spacing: config.timestep_spacing,
             n_points: n_steps.saturating_add(1),
             n_steps,
             n_train_timesteps: schedule.n_train_timesteps(),
             steps_offset: config.steps_offset,
-        }
-        .timesteps()?;
+        };
+        let mut timesteps = grid.timesteps()?;
 
         let table = sigma_table(&schedule);
+        let mut sigmas: Vec<f64> = timesteps.iter().map(|&timestep| table[timestep]).collect();
+        if let Some(limits) = config.karras {
+            let [min, max] = [table[0], table[table.len() - 1]];
+            sigmas = karras(limits.max.unwrap_or(max), limits.min.unwrap_or(min), n_steps)?;
+            timesteps = sigmas.iter().map(|&sigma| round_to_timestep(timestep_of(&table, sigma))).collect();
+        }
         let final_sigma = match config.final_sigma {
             FinalSigma::Zero => 0.0,
             FinalSigma::SigmaMin => table[0],
         };
-        let sigmas: Vec<f64> =
-            timesteps.iter().map(|&timestep| table[timestep]).chain([final_sigma]).collect();
+        let sigmas: Vec<f64> = sigmas.into_iter().chain([final_sigma]).map(round_to_f32).collect();
         let falls = sigmas.windows(2).map(|pair| pair[0] > pair[1]);
         if let Some((_, &timestep)) = falls.zip(&timesteps).find(|(falls, _)| !falls) {
             return Err(DiffusionError::NoiseDoesNotFall { timestep, n_steps });
@@ -272,7 +278,6 @@ impl Solver for UniPc {
 mod tests {
     use super::*;
     use crate::config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
-    use crate::rounding::round_to_timestep;
 
     fn config() -> UniPcConfig {
         UniPcConfig {
@@ -290,6 +295,7 @@ mod tests {
             lower_order_final: true,
             disable_corrector: Vec::new(),
             final_sigma: FinalSigma::Zero,
+            karras: None,
         }
     }
 
