@@ -272,7 +272,7 @@ fn latents_must_fit_the_hint() {
         |desk| zeros(desk, "zeros", "latents", &[1, 4, 8, 8]),
         "--latents=zeros",
         expect![[r#"
-            error: the latents have shape [1, 4, 8, 8], but this hint needs [1, 4, 4, 5]
+            error: the latents have shape [1, 4, 8, 8], but these pictures need [1, 4, 4, 5]
 
             hint: latents are an eighth of the picture's height and width; omit them to draw them from the seed
         "#]],
@@ -282,6 +282,8 @@ fn latents_must_fit_the_hint() {
         "--latents=zeros",
         expect![[r#"
             error: `latents` in `zeros` has shape [4, 4, 5], expected [1, channels, height, width]
+
+            hint: there are latents for each picture
         "#]],
     );
     check_generate(

@@ -5,7 +5,7 @@ use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_data::load_hint_for_inference;
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, ControlMode, Request, SamplerKind, generate, load_controlnet,
+    Bundle, BundleOptions, Control, ControlMode, Request, SamplerKind, generate, load_controlnet,
 };
 use serde::Deserialize;
 
@@ -39,23 +39,24 @@ fn generate_draws_the_picture_that_diffusers_draws() {
         let (controlnet, _) =
             load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
         let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
-        let size = [1, 3, hint.height as usize, hint.width as usize];
+        let (height, width) = (hint.height as usize, hint.width as usize);
+        let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, [1, 3, height, width]), &device);
         let latents = case.tensors("latents.safetensors").float("latents", &device);
         let expected = case.tensors("expected.safetensors");
         for run in settings.runs {
+            let control =
+                Control { scale: run.conditioning_scale, ..Control::new(&controlnet, hint.clone()) };
             let request = Request {
-                prompts: vec![settings.prompt.clone()],
-                negative_prompt: run.negative_prompt,
-                hints: Tensor::from_data(TensorData::new(hint.hint_unit.clone(), size), &device),
+                negative_prompts: run.negative_prompt.map(|prompt| vec![prompt]),
+                controls: vec![control],
+                mode: if run.guess { ControlMode::Guess } else { ControlMode::Balanced },
                 n_steps: settings.steps,
                 guidance_scale: run.guidance_scale,
-                conditioning_scale: run.conditioning_scale,
-                mode: if run.guess { ControlMode::Guess } else { ControlMode::Balanced },
                 sampler: run.sampler,
-                seed: 0,
                 latents: Some(latents.clone()),
+                ..Request::new(vec![settings.prompt.clone()], [height, width])
             };
-            let picture = generate(&bundle, &controlnet, &request).expect("a picture");
+            let picture = generate(&bundle, &request).expect("a picture");
             let difference =
                 (picture - expected.float::<4>(&run.name, &device)).abs().mean().into_scalar::<f32>();
             assert!(
@@ -82,23 +83,21 @@ fn check_batch(case: &Case) {
     let (controlnet, _) =
         load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
     let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
-    let size = [1, 3, hint.height as usize, hint.width as usize];
-    let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, size), &device);
+    let (height, width) = (hint.height as usize, hint.width as usize);
+    let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, [1, 3, height, width]), &device);
     let latents = case.tensors("latents.safetensors").float::<4>("latents", &device);
     let draw = |prompts: &[&str], hints: Vec<Tensor<4>>, latents: Vec<Tensor<4>>, mode| {
+        let prompts: Vec<String> = prompts.iter().map(|prompt| (*prompt).to_owned()).collect();
         let request = Request {
-            prompts: prompts.iter().map(|prompt| (*prompt).to_owned()).collect(),
-            negative_prompt: Some("blue".to_owned()),
-            hints: Tensor::cat(hints, 0),
+            negative_prompts: Some(vec!["blue".to_owned(); prompts.len()]),
+            controls: vec![Control::new(&controlnet, Tensor::cat(hints, 0))],
+            mode,
             n_steps: 3,
             guidance_scale: 4.0,
-            conditioning_scale: 1.0,
-            mode,
-            sampler: SamplerKind::UniPc,
-            seed: 0,
             latents: Some(Tensor::cat(latents, 0)),
+            ..Request::new(prompts, [height, width])
         };
-        generate(&bundle, &controlnet, &request).expect("pictures")
+        generate(&bundle, &request).expect("pictures")
     };
     for mode in [ControlMode::Balanced, ControlMode::Guess] {
         let (other_hint, other_latents) = (hint.clone() * 0.5, latents.clone().flip([3]));

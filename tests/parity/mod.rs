@@ -12,5 +12,6 @@ mod ema;
 mod generate;
 mod lr;
 mod optimizers;
+mod tasks;
 mod text;
 mod vae;

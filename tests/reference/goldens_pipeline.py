@@ -128,8 +128,8 @@ def text_parts(name: str, context_dim: int) -> dict:
     return dict(text_encoder=encoder, tokenizer=first)
 
 
-def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_settings: dict) -> None:
-    is_xl = name == "sdxl-like"
+def models(name: str, config: dict) -> dict:
+    """The parts of a base beside the scheduler, with random weights."""
     parts = text_parts(name, config["cross_attention_dim"])
     vae = AutoencoderKL(
         block_out_channels=(4, 8, 8, 8),
@@ -139,29 +139,50 @@ def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_set
         norm_num_groups=2,
         latent_channels=4,
         sample_size=32,
-        scaling_factor=0.13025 if is_xl else 0.18215,
+        scaling_factor=0.13025 if name == "sdxl-like" else 0.18215,
     ).eval()
     unet = UNet2DConditionModel(**config).eval()
     for model in (*(part for part in parts.values() if isinstance(part, torch.nn.Module)), vae, unet):
         randomise(model)
+    return parts | dict(vae=vae, unet=unet)
+
+
+def control_net(unet: UNet2DConditionModel) -> ControlNetModel:
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 6, 8, 8)).eval()
     randomise(controlnet)
+    return controlnet
 
-    folder = out / "generate" / name
-    parts |= dict(vae=vae, unet=unet, scheduler=scheduler_class(**scheduler_settings), feature_extractor=None)
-    if is_xl:
-        base_class, pipeline_class = StableDiffusionXLPipeline, StableDiffusionXLControlNetPipeline
+
+def save_base(folder: Path, parts: dict, scheduler_class, scheduler_settings: dict) -> dict:
+    """Writes the parts as a base; returns them as the arguments of a pipeline."""
+    parts = parts | dict(scheduler=scheduler_class(**scheduler_settings), feature_extractor=None)
+    if "text_encoder_2" in parts:
+        base_class = StableDiffusionXLPipeline
     else:
-        base_class, pipeline_class = StableDiffusionPipeline, StableDiffusionControlNetPipeline
+        base_class = StableDiffusionPipeline
         parts |= dict(safety_checker=None, requires_safety_checker=False)
-    base_class(**parts).save_pretrained(folder / "base")
-    controlnet.save_pretrained(folder / "controlnet")
+    base_class(**parts).save_pretrained(folder)
     # As on the Hub, the file holds only what was chosen: `from_config` treats a missing key unlike its default.
     chosen = {"_class_name": scheduler_class.__name__, **scheduler_settings}
-    (folder / "base/scheduler/scheduler_config.json").write_text(json.dumps(chosen, indent=2) + "\n")
-    parts["scheduler"] = scheduler_class.from_pretrained(folder / "base/scheduler")
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(chosen, indent=2) + "\n")
+    parts["scheduler"] = scheduler_class.from_pretrained(folder / "scheduler")
+    return parts
 
-    hint = Image.fromarray(np.asarray(torch.randint(0, 256, (HEIGHT, WIDTH, 3)), dtype=np.uint8))
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.asarray(torch.randint(0, 256, (HEIGHT, WIDTH, 3)), dtype=np.uint8))
+
+
+def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_settings: dict) -> None:
+    parts = models(name, config)
+    controlnet = control_net(parts["unet"])
+    folder = out / "generate" / name
+    parts = save_base(folder / "base", parts, scheduler_class, scheduler_settings)
+    controlnet.save_pretrained(folder / "controlnet")
+    is_xl = name == "sdxl-like"
+    pipeline_class = StableDiffusionXLControlNetPipeline if is_xl else StableDiffusionControlNetPipeline
+
+    hint = picture()
     latents = torch.randn(1, 4, HEIGHT // 8, WIDTH // 8)
     prompt = "Red circle, with a Blue background"
 

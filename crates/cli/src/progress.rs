@@ -1,6 +1,7 @@
 //! A training run as the user sees it: a bar on a terminal, plain lines elsewhere, JSON lines for machines.
 
 use std::io::{IsTerminal, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,6 +30,32 @@ pub(crate) fn pictures(output: &OutputArgs) -> impl FnMut(usize, usize) + use<> 
         bar.set_position(n_drawn as u64);
         if n_drawn == n_pictures {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Tells how far a batch of pictures is, by its numbers of all pictures and by the calls of the UNet made and to be made: a bar on a
+/// terminal, nothing elsewhere.
+pub(crate) fn steps(
+    output: &OutputArgs,
+    n_pictures: usize,
+) -> impl FnMut(&Range<usize>, usize, usize) + use<> {
+    let is_shown = !output.quiet && std::io::stderr().is_terminal();
+    let bar = if is_shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let bar = bar.with_style(ProgressStyle::with_template(STEPS_BAR).expect("the template is valid"));
+    move |batch, n_done, n_calls| {
+        bar.set_message(match (n_pictures, batch.len()) {
+            (1, _) => String::new(),
+            (_, 1) => format!("picture {}/{n_pictures} ", batch.end),
+            _ => format!("pictures {}-{}/{n_pictures} ", batch.start + 1, batch.end),
+        });
+        bar.set_length(n_calls as u64);
+        bar.set_position(n_done as u64);
+        if n_done == n_calls {
+            bar.reset();
+            if batch.end == n_pictures {
+                bar.finish_and_clear();
+            }
         }
     }
 }
@@ -72,6 +99,7 @@ struct Bar {
 }
 
 const BAR: &str = "{wide_bar} {pos}/{len} {msg} ETA {eta}";
+const STEPS_BAR: &str = "{wide_bar} {msg}step {pos}/{len} ETA {eta}";
 const PICTURES_BAR: &str = "{wide_bar} {pos}/{len} pictures ETA {eta}";
 
 impl Observer for Bar {

@@ -40,7 +40,9 @@ mod transform;
 pub use image::RgbImage;
 
 pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
-pub use crate::transform::{Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference};
+pub use crate::transform::{
+    Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference, load_mask_for_inference,
+};
 pub use crate::{
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
     circles::{Circles, generate_circles},

@@ -215,6 +215,23 @@ pub fn load_hint_for_inference(path: &Path, size: Option<(Side, Side)>) -> Resul
     })
 }
 
+/// Loads an inpainting mask, stretched with Lanczos to `size` (width, height): `[height, width]` grey levels in [0, 1].
+///
+/// # Errors
+/// What [`decode_rgb8`] fails with.
+///
+/// Source: diffusers 0.42.1, `VaeImageProcessor(do_convert_grayscale=True)` before it binarises; Pillow's luma.
+pub fn load_mask_for_inference(path: &Path, size: (Side, Side)) -> Result<Vec<f32>, DataError> {
+    let (width, height) = (size.0.pixels(), size.1.pixels());
+    let image = resize(&decode_rgb8(path)?, width, height, Interpolation::Lanczos);
+    let luma = |[red, green, blue]: [u8; 3]| {
+        (19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 0x8000) >> 16
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a byte")]
+    let unit = |level: u32| level as f32 / 255.0;
+    Ok(image.pixels().map(|pixel| unit(luma(pixel.0))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use image::Rgb;

@@ -120,10 +120,40 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// Where the models are.
+    ///
+    /// # Panics
+    /// Never: a VAE has weights.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.vae.devices().into_iter().next().expect("a VAE has weights")
+    }
+
+    /// Whether the UNet is told of a mask and of what is kept beside the latents.
+    ///
+    /// Source: diffusers `StableDiffusionInpaintPipeline` (0.42), `num_channels_unet == 9`.
+    #[must_use]
+    pub fn is_for_inpainting(&self) -> bool {
+        self.unet_config.in_channels == 2 * self.vae_config.latent_channels + 1
+    }
+
+    /// The pictures of clean latents.
+    ///
+    /// # Shapes
+    /// - latents: `[pictures, channels, height / factor, width / factor]`
+    /// - output: `[pictures, 3, height, width]`, values in [0, 1]
+    #[must_use]
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        let pictures = self.vae.decode(self.vae.unscale(latents));
+        (pictures / 2.0 + 0.5).clamp(0.0, 1.0)
+    }
+
     /// Whether the parts belong together.
     fn check_parts(&self) -> Result<(), PipelineError> {
         let Self { unet_config: unet, vae_config: vae, text, .. } = self;
-        ensure_equal("UNet", "VAE", "latent channels", [unet.in_channels, vae.latent_channels])?;
+        if !self.is_for_inpainting() {
+            ensure_equal("UNet", "VAE", "latent channels", [unet.in_channels, vae.latent_channels])?;
+        }
         ensure_equal("UNet", "text encoder", "prompt width", [unet.context_dim, text.context_dim()])?;
         for encoder in text.iter() {
             let n_tokens = [text.n_tokens(), encoder.tokenizer.model_max_length()];
@@ -148,7 +178,9 @@ impl Bundle {
         )?;
         let ControlNetConfig { unet, .. } = controlnet;
         let ours = &self.unet_config;
-        ensure_equal("UNet", "ControlNet", "in_channels", [ours.in_channels, unet.in_channels])?;
+        // It sees the latents only, also where the UNet is told of a mask.
+        let n_channels = [self.vae_config.latent_channels, unet.in_channels];
+        ensure_equal("VAE", "ControlNet", "in_channels", n_channels)?;
         ensure_equal("UNet", "ControlNet", "cross_attention_dim", [ours.context_dim, unet.context_dim])?;
         let added = |config: &UnetConfig| match &config.added {
             Some(added) => format!("text_time of {} features", added.input_dim()),

@@ -63,22 +63,50 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
-    /// Not one prompt for each picture.
-    #[error("{n_prompts} prompts for {n_hints} hints")]
-    PromptCount {
-        /// Prompts given.
-        n_prompts: usize,
-        /// Hints given.
-        n_hints: usize,
+    /// Nothing to draw.
+    #[error("there is no prompt")]
+    NoPrompt,
+    /// Something that is not there once for each picture.
+    #[error("{found} {what} for {n_pictures} prompts")]
+    Count {
+        /// What it is.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many pictures.
+        n_pictures: usize,
     },
-    /// Latents of another size than the picture needs.
-    #[error("the latents have shape {found:?}, but this hint needs {expected:?}")]
-    LatentsShape {
+    /// A picture that is not made of whole latents.
+    #[error("{width}x{height} px is no size for a picture: width and height must divide by {factor}")]
+    Size {
+        /// In pixels.
+        height: usize,
+        /// In pixels.
+        width: usize,
+        /// Pixels per latent.
+        factor: usize,
+    },
+    /// A tensor of another shape than the pictures'.
+    #[error("the {what} have shape {found:?}, but these pictures need {expected:?}")]
+    Shape {
+        /// What it is.
+        what: &'static str,
         /// `[pictures, channels, height, width]`.
-        expected: Vec<usize>,
+        expected: [usize; 4],
         /// What was given.
-        found: Vec<usize>,
+        found: [usize; 4],
     },
+    /// A ControlNet that acts never, or before the beginning or after the end.
+    #[error("a ControlNet cannot act from {start} to {end} of the steps")]
+    ControlWindow {
+        /// What was given.
+        start: f64,
+        /// What was given.
+        end: f64,
+    },
+    /// A model for inpainting that is asked for something else.
+    #[error("the base model is for inpainting: its UNet must be given a picture and a mask")]
+    NeedsMask,
 }
 
 impl PipelineError {
@@ -98,10 +126,20 @@ impl PipelineError {
                 Some("use a ControlNet that was trained for this base model".to_owned())
             }
             Self::Mismatch { .. } => Some("the parts of the base folder come from different models".to_owned()),
-            Self::PromptCount { .. } => Some("give one prompt for each hint".to_owned()),
-            Self::LatentsShape { .. } => {
+            Self::NoPrompt => Some("give a prompt; it may be empty".to_owned()),
+            Self::Count { what, .. } => Some(format!("give as many {what} as prompts")),
+            Self::Size { height, width, factor } => {
+                let nearest = |side: &usize| (side / factor * factor).max(*factor);
+                Some(format!("{}x{} would do", nearest(width), nearest(height)))
+            }
+            Self::Shape { what: "latents", .. } => {
                 Some("latents are an eighth of the picture's height and width; omit them to draw them from the seed".to_owned())
             }
+            Self::Shape { what, .. } => Some(format!("give {what} of the pictures' number and size")),
+            Self::ControlWindow { .. } => {
+                Some("the start lies in [0, 1), the end in (0, 1] and after the start; 0 and 1 are the whole way".to_owned())
+            }
+            Self::NeedsMask => Some("use a base model with 4 channels, or give a picture and a mask".to_owned()),
         }
     }
 }

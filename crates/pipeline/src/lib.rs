@@ -18,7 +18,7 @@ pub use bundle::{
 };
 pub use configs::{BundleConfigs, controlnet_config};
 pub use error::PipelineError;
-pub use generate::{Request, generate, generate_while};
+pub use generate::{Control, Originals, Request, StepEnd, denoise, generate, generate_with};
 pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use precision::Precision;

@@ -11,7 +11,7 @@ use pyrograph_data::{
     Dataset, EdgeFidelity, HintKind, Interpolation, OutlineFidelity, PixelSample, RgbImage, Sample, Side,
     Transform, edge_fidelity, grid, outline_fidelity, rgb_from_unit,
 };
-use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate, standard_normal};
+use pyrograph_pipeline::{Bundle, Control, Request, SamplerKind, generate, standard_normal};
 use pyrograph_unet::ControlNet;
 use serde::Serialize;
 
@@ -150,19 +150,18 @@ fn draw(
         let mut rng = random::rng(options.seed, 0, &sample.id, Purpose::Validation);
         standard_normal([1, bundle.unet_config.in_channels, latent_side, latent_side], &mut rng, device)
     });
+    let prompts = samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect();
+    let hints = Tensor::from_data(TensorData::new(hints, [samples.len(), 3, side, side]), device);
     let request = Request {
-        prompts: samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect(),
-        negative_prompt: None,
-        hints: Tensor::from_data(TensorData::new(hints, [samples.len(), 3, side, side]), device),
+        controls: vec![Control { scale: options.conditioning_scale, ..Control::new(controlnet, hints) }],
         n_steps: options.n_steps.get(),
         guidance_scale: options.guidance_scale,
-        conditioning_scale: options.conditioning_scale,
-        mode: ControlMode::Balanced,
         sampler: options.sampler,
-        seed: options.seed,
+        seeds: (0..).take(samples.len()).map(|idx: u64| options.seed.wrapping_add(idx)).collect(),
         latents: Some(Tensor::cat(latents.collect(), 0)),
+        ..Request::new(prompts, [side, side])
     };
-    let pictures = generate(bundle, controlnet, &request).map_err(TrainError::Pipeline)?;
+    let pictures = generate(bundle, &request).map_err(TrainError::Pipeline)?;
     let pictures = pictures.try_into_vec_as::<f32>().expect("the device hands out f32");
     pictures.chunks(3 * side * side).map(|pixels| picture(pixels, options.side)).collect()
 }

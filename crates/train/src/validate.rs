@@ -3,6 +3,7 @@
 //! Source: diffusers `train_controlnet.py` (0.42), `log_validation`, for the sampler and the defaults.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -12,7 +13,7 @@ use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
     HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
 };
-use pyrograph_pipeline::{Bundle, ControlMode, Request, SamplerKind, generate_while, standard_normal};
+use pyrograph_pipeline::{Bundle, Control, Request, generate_with, standard_normal};
 use pyrograph_unet::ControlNet;
 use pyrograph_weights::Disk;
 
@@ -140,21 +141,20 @@ impl Validator {
             &mut rng,
             device,
         );
+        let hint = Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device);
         let request = Request {
-            prompts: vec![prompt.clone()],
-            negative_prompt: None,
-            hints: Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device),
+            controls: vec![Control::new(controlnet, hint)],
             n_steps: self.validation.inference_steps.get(),
             guidance_scale: self.validation.guidance_scale,
-            conditioning_scale: 1.0,
-            mode: ControlMode::Balanced,
-            sampler: SamplerKind::UniPc,
-            seed: self.seed,
+            seeds: vec![self.seed],
             latents: Some(latents),
+            ..Request::new(vec![prompt.clone()], [rows, columns])
         };
-        let picture = generate_while(bundle, controlnet, &request, &|| !stop.is_requested())
-            .map_err(TrainError::Pipeline)?
-            .ok_or(TrainError::Stopped)?;
+        let picture = generate_with(bundle, &request, &mut |_| match stop.is_requested() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let picture = picture.map_err(TrainError::Pipeline)?.ok_or(TrainError::Stopped)?;
         let pixels = picture.try_into_vec_as::<f32>().expect("the device hands out f32");
         image(&pixels, *width, *height)
     }

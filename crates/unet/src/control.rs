@@ -254,6 +254,19 @@ impl Residuals {
         Self { down: self.down.iter().map(Tensor::zeros_like).collect(), mid: self.mid }
     }
 
+    /// What two ControlNets add together. One of them may pool, see [`Pooling`].
+    ///
+    /// # Panics
+    /// If they are for different UNets.
+    ///
+    /// Source: diffusers `MultiControlNetModel` (0.42).
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        assert_eq!(self.down.len(), other.down.len(), "ControlNets for one UNet");
+        let down = self.down.into_iter().zip(other.down).map(|(left, right)| left + right);
+        Self { down: down.collect(), mid: self.mid + other.mid }
+    }
+
     /// Multiplies each residual by its scale, see [`ControlNet::residual_scales`].
     ///
     /// # Panics

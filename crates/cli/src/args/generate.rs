@@ -4,62 +4,153 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-
-use super::choice::choice;
+use pyrograph_data::{DataError, Side};
 use pyrograph_pipeline::SamplerKind;
 
-/// Draw a picture from a prompt and a hint.
+use super::choice::choice;
+
+/// Draw pictures from prompts, hints and other pictures.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+    #[command(flatten)]
+    pub(crate) controls: ControlArgs,
+    #[command(flatten)]
+    pub(crate) prompts: PromptArgs,
+    #[command(flatten)]
+    pub(crate) canvas: CanvasArgs,
+    #[command(flatten)]
+    pub(crate) steps: StepArgs,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+/// What draws.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
     /// A Stable Diffusion folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
     pub(crate) base: PathBuf,
     /// Another UNet's folder, as a run with --sd_locked=false writes it [default: that of the base].
     #[arg(long, value_name = "DIR")]
     pub(crate) unet: Option<PathBuf>,
-    /// The ControlNet's folder in diffusers' layout.
+    /// A ControlNet's folder in diffusers' layout; again for each further one. Without any, the prompt alone decides.
     #[arg(long, value_name = "DIR")]
-    pub(crate) controlnet: PathBuf,
-    /// The hint: the picture gets its size, rounded down to a multiple of 8.
+    pub(crate) controlnet: Vec<PathBuf>,
+}
+
+/// What steers. Where there are several ControlNets, a flag is given once for all or once for each.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hints")]
+pub(crate) struct ControlArgs {
+    /// The hint of each ControlNet, stretched to the picture's size.
     #[arg(long, value_name = "FILE")]
-    pub(crate) control_image: PathBuf,
-    /// What to draw.
+    pub(crate) control_image: Vec<PathBuf>,
+    /// Factor on what a ControlNet adds [default: 1].
+    #[arg(long, value_name = "S", value_parser = finite)]
+    pub(crate) controlnet_conditioning_scale: Vec<f64>,
+    /// From which part of the steps on a ControlNet acts [default: 0].
+    #[arg(long, value_name = "PART", value_parser = finite)]
+    pub(crate) control_guidance_start: Vec<f64>,
+    /// Up to which part of the steps a ControlNet acts [default: 1].
+    #[arg(long, value_name = "PART", value_parser = finite)]
+    pub(crate) control_guidance_end: Vec<f64>,
+    /// Let the hints alone decide: the ControlNets act on the prompt's half only, weaker at fine detail.
     #[arg(long)]
-    pub(crate) prompt: String,
-    /// What to stay away from; used if the guidance scale is above 1.
+    pub(crate) guess_mode: bool,
+}
+
+/// What to draw, and how often.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompts")]
+pub(crate) struct PromptArgs {
+    /// What to draw; again for each further prompt.
+    #[arg(long, required = true)]
+    pub(crate) prompt: Vec<String>,
+    /// What to stay away from, once for all prompts or once for each; used if the guidance scale is above 1.
     #[arg(long, value_name = "PROMPT")]
-    pub(crate) negative_prompt: Option<String>,
+    pub(crate) negative_prompt: Vec<String>,
+    /// Pictures of each prompt.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) num_images_per_prompt: NonZeroUsize,
+    /// Draws a picture's first latents and fresh noise: of the first picture, which the next ones count on from, or one for each.
+    #[arg(long, default_value = "0")]
+    pub(crate) seed: Vec<u64>,
+    /// Pictures drawn at once: it changes time and memory, not the pictures.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) batch_size: NonZeroUsize,
+}
+
+/// What is under the picture.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Size, image-to-image and inpainting")]
+pub(crate) struct CanvasArgs {
+    /// Width in pixels, a multiple of 8 [default: that of the picture to change, of the first hint, or what the base was trained for].
+    #[arg(long, value_name = "PIXELS", value_parser = side)]
+    pub(crate) width: Option<Side>,
+    /// Height in pixels, a multiple of 8.
+    #[arg(long, value_name = "PIXELS", value_parser = side)]
+    pub(crate) height: Option<Side>,
+    /// A picture to change: image-to-image.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// White where the picture is drawn anew, black where it is kept: inpainting.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub(crate) mask_image: Option<PathBuf>,
+    /// How much of the picture is drawn anew, above 0 to 1 [default: 0.8; with a mask 1].
+    #[arg(long, value_name = "PART", requires = "image", value_parser = finite)]
+    pub(crate) strength: Option<f64>,
+    /// The first noise: a safetensors file with a tensor named `latents`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) latents: Option<PathBuf>,
+}
+
+/// The way from noise to picture.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Steps")]
+pub(crate) struct StepArgs {
     /// Denoising steps.
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) num_inference_steps: NonZeroUsize,
-    /// Classifier-free guidance; 1 or less turns it off.
-    #[arg(long, value_name = "G", default_value_t = 7.5, value_parser = finite)]
-    pub(crate) guidance_scale: f64,
-    /// Factor on what the ControlNet adds.
-    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = finite)]
-    pub(crate) controlnet_conditioning_scale: f64,
-    /// Let the hint alone decide: the ControlNet acts on the prompt's half only, weaker at fine detail.
-    #[arg(long)]
-    pub(crate) guess_mode: bool,
+    /// Classifier-free guidance; 1 or less turns it off [default: 7.5; of SDXL 5].
+    #[arg(long, value_name = "G", value_parser = finite)]
+    pub(crate) guidance_scale: Option<f64>,
     /// The sampler.
     #[arg(long, default_value = "unipc", value_parser = choice::<SamplerKind>(SamplerKind::ALL.map(SamplerKind::name)))]
     pub(crate) scheduler: SamplerKind,
     /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, heun, lms and unipc.
     #[arg(long)]
     pub(crate) karras_sigmas: bool,
-    /// Draws the first latents if `--latents` gives none, and fresh noise.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// The first latents: a safetensors file with a tensor named `latents`.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) latents: Option<PathBuf>,
-    /// The picture to write.
+}
+
+/// What is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files")]
+pub(crate) struct FileArgs {
+    /// The picture to write; of several, `-1`, `-2` and so on go before the dot.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) output: PathBuf,
+    /// Also write all pictures as one, a row for each prompt.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) grid: Option<PathBuf>,
+    /// Rewrite this picture while drawing, to see how far it is.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) preview: Option<PathBuf>,
+    /// How many calls of the UNet from preview to preview.
+    #[arg(long, value_name = "N", default_value = "5", requires = "preview")]
+    pub(crate) preview_every: NonZeroUsize,
 }
 
 pub(super) fn finite(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
     let number: f64 = text.parse()?;
     if number.is_finite() { Ok(number) } else { Err("the number must be finite".into()) }
+}
+
+fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {
+    Side::try_from(text.parse::<usize>()?).map_err(|error: DataError| match error.hint() {
+        Some(hint) => format!("{error}; {hint}").into(),
+        None => error.into(),
+    })
 }

@@ -37,9 +37,12 @@ pub(crate) enum UsageError {
         /// What it takes with them.
         flags_need: Bytes,
     },
+    /// A flag that is not given once for each of what it is about.
+    #[error("`--{flag}` is given {}, but the number of {things} is {n}", times(*found))]
+    FlagCount { flag: &'static str, found: usize, n: usize, things: &'static str },
     /// A tensor `latents` that cannot be latents.
-    #[error("`latents` in `{}` has shape {shape:?}, expected [1, channels, height, width]", path.display())]
-    LatentsRank { path: PathBuf, shape: Vec<usize> },
+    #[error("`latents` in `{}` has shape {shape:?}, expected [{n_pictures}, channels, height, width]", path.display())]
+    LatentsShape { path: PathBuf, shape: Vec<usize>, n_pictures: usize },
 }
 
 /// How much memory there is.
@@ -99,8 +102,18 @@ impl UsageError {
             } else {
                 format!("even with `{flags}` it needs {flags_need}; lower `--resolution`")
             }),
-            Self::LatentsRank { .. } => None,
+            Self::FlagCount { flag, n: 0, things, .. } => Some(format!("leave out `--{flag}`: there are no {things}")),
+            Self::FlagCount { flag, n, .. } => Some(format!("give `--{flag}` {}", times(*n))),
+            Self::LatentsShape { .. } => Some("there are latents for each picture".to_owned()),
         }
+    }
+}
+
+fn times(n: usize) -> String {
+    match n {
+        0 => "never".to_owned(),
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
     }
 }
 

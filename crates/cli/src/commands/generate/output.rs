@@ -1,0 +1,82 @@
+//! The files that are written.
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use pyrograph_data::{RgbImage, grid, rgb_from_unit, save_png};
+
+use crate::args::{FileArgs, UsageError};
+
+/// Where pictures go.
+#[derive(Debug)]
+pub(super) struct Output<'a> {
+    files: &'a FileArgs,
+    n_pictures: usize,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(files: &'a FileArgs, n_pictures: usize) -> Result<Self, UsageError> {
+        for picture in
+            [Some(&files.output), files.grid.as_ref(), files.preview.as_ref()].into_iter().flatten()
+        {
+            check_folder(picture)?;
+        }
+        Ok(Self { files, n_pictures })
+    }
+
+    /// Where to write a preview after a call, if now is the time.
+    pub(super) fn preview_of(&self, call: usize, n_calls: usize) -> Option<&'a Path> {
+        let is_due = (call + 1).is_multiple_of(self.files.preview_every.get()) && call + 1 < n_calls;
+        self.files.preview.as_deref().filter(|_| is_due)
+    }
+
+    /// Writes pictures, `[pictures, 3, height, width]` in [0, 1], the first of which has the number `first`.
+    pub(super) fn write(&self, first: usize, pictures: &Tensor<4>) -> anyhow::Result<Vec<RgbImage>> {
+        let [n_pictures, ..] = pictures.dims();
+        (0..n_pictures).map(|idx| save(pictures.clone().narrow(0, idx, 1), &self.path(first + idx))).collect()
+    }
+
+    /// Writes the grid and tells where everything is.
+    pub(super) fn finish(&self, pictures: &[RgbImage], n_each: usize) -> anyhow::Result<()> {
+        if let Some(path) = &self.files.grid {
+            let rows: Vec<Vec<RgbImage>> = pictures.chunks(n_each).map(<[_]>::to_vec).collect();
+            save_png(&grid(&rows), path)?;
+        }
+        match self.n_pictures {
+            1 => tracing::info!("the picture is in {}", self.files.output.display()),
+            n => {
+                let (first, last) = (self.path(0), self.path(n - 1));
+                tracing::info!("the pictures are in {} to {}", first.display(), last.display());
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, idx: usize) -> PathBuf {
+        let output = &self.files.output;
+        if self.n_pictures == 1 {
+            return output.clone();
+        }
+        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+        let extension = output.extension().unwrap_or_else(|| "png".as_ref()).to_string_lossy();
+        output.with_file_name(format!("{stem}-{}.{extension}", idx + 1))
+    }
+}
+
+/// Writes the only picture of a batch, `[1, 3, height, width]` in [0, 1].
+pub(super) fn save(picture: Tensor<4>, path: &Path) -> anyhow::Result<RgbImage> {
+    let [.., height, width] = picture.dims();
+    let pixels = picture.narrow(0, 0, 1).try_into_vec_as::<f32>()?;
+    let picture = rgb_from_unit(&pixels, u32::try_from(width)?, u32::try_from(height)?)?;
+    save_png(&picture, path)?;
+    Ok(picture)
+}
+
+/// Refuses a picture that is to be written into a folder that is not there.
+pub(in crate::commands) fn check_folder(picture: &Path) -> Result<(), UsageError> {
+    let folder = picture.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(UsageError::NoFolderForPicture { path: picture.to_owned() }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,227 @@
+//! `pyrograph generate`: what it draws and what it refuses.
+
+use std::fs;
+
+use expect_test::{Expect, expect};
+use image::{GrayImage, Luma, Rgb, RgbImage};
+
+use super::Desk;
+
+const GENERATE: &str = "generate --base=base --num_inference_steps=2";
+const CONTROL: &str = "--controlnet=controlnet --control_image=hint.png";
+
+fn open(desk: &Desk, name: &str) -> RgbImage {
+    image::open(desk.path(name)).unwrap().to_rgb8()
+}
+
+fn draw(desk: &Desk, flags: &str) -> RgbImage {
+    desk.done(&format!("{GENERATE} {flags} --output=picture.png"));
+    open(desk, "picture.png")
+}
+
+/// The largest difference of two pictures, in levels of 255.
+fn difference(left: &RgbImage, right: &RgbImage) -> u8 {
+    assert_eq!(left.dimensions(), right.dimensions());
+    left.as_raw().iter().zip(right.as_raw()).map(|(left, right)| left.abs_diff(*right)).max().unwrap_or(0)
+}
+
+#[test]
+fn a_picture_of_a_batch_is_the_one_drawn_alone() {
+    let desk = Desk::new();
+    let prompts = format!("{CONTROL} --prompt=red --prompt=circle --num_images_per_prompt=2 --seed=5");
+    desk.done(&format!("{GENERATE} {prompts} --batch_size=3 --output=all.png --grid=grid.png"));
+    for (idx, prompt) in ["red", "red", "circle", "circle"].into_iter().enumerate() {
+        let alone = draw(&desk, &format!("{CONTROL} --prompt={prompt} --seed={}", 5 + idx));
+        assert!(difference(&alone, &open(&desk, &format!("all-{}.png", idx + 1))) <= 1);
+    }
+    assert!(difference(&open(&desk, "all-1.png"), &open(&desk, "all-2.png")) > 1);
+    // Two rows of two pictures of 40x32 px with lines of 4 px.
+    assert_eq!(open(&desk, "grid.png").dimensions(), (2 * 40 + 12, 2 * 32 + 12));
+}
+
+#[test]
+fn seeds_can_be_given_one_by_one() {
+    let desk = Desk::new();
+    let flags = format!("{CONTROL} --prompt=red --num_images_per_prompt=2 --seed=9 --seed=4");
+    desk.done(&format!("{GENERATE} {flags} --output=all.png"));
+    let alone = draw(&desk, &format!("{CONTROL} --prompt=red --seed=4"));
+    assert_eq!(alone, open(&desk, "all-2.png"));
+}
+
+#[test]
+fn image_to_image_depends_on_the_image_and_on_the_strength() {
+    let desk = Desk::new();
+    let changed = |level: u8, strength: &str| {
+        RgbImage::from_pixel(40, 32, Rgb([level, 30, 90])).save(desk.path("image.png")).unwrap();
+        draw(&desk, &format!("{CONTROL} --prompt=red --image=image.png --strength={strength}"))
+    };
+    let first = changed(0, "0.5");
+    assert_eq!(changed(0, "0.5"), first);
+    assert!(difference(&changed(255, "0.5"), &first) > 1);
+    assert!(difference(&changed(0, "1"), &first) > 1);
+}
+
+#[test]
+fn a_white_mask_frees_the_picture_and_a_black_one_keeps_it() {
+    let desk = Desk::new();
+    let masked = |prompt: &str, level: u8| {
+        GrayImage::from_pixel(40, 32, Luma([level])).save(desk.path("mask.png")).unwrap();
+        let flags = "--image=image.png --mask_image=mask.png";
+        draw(&desk, &format!("{CONTROL} --prompt={prompt} {flags}"))
+    };
+    RgbImage::from_pixel(40, 32, Rgb([200, 30, 90])).save(desk.path("image.png")).unwrap();
+    assert_eq!(masked("red", 255), draw(&desk, &format!("{CONTROL} --prompt=red")));
+    assert_eq!(masked("red", 0), masked("blue", 0));
+    assert!(difference(&masked("red", 255), &masked("blue", 255)) > 1);
+}
+
+#[test]
+fn a_control_net_that_is_given_twice_with_half_the_scale_draws_as_once() {
+    let desk = Desk::new();
+    let once = draw(&desk, &format!("{CONTROL} --prompt=red"));
+    let halves = "--controlnet_conditioning_scale=0.25 --controlnet_conditioning_scale=0.75";
+    let twice = draw(&desk, &format!("{CONTROL} {CONTROL} {halves} --prompt=red"));
+    assert!(difference(&once, &twice) <= 1);
+    let twice_full = draw(&desk, &format!("{CONTROL} {CONTROL} --prompt=red"));
+    assert!(difference(&once, &twice_full) > 1);
+}
+
+#[test]
+fn a_control_net_acts_only_in_its_part_of_the_steps() {
+    let desk = Desk::new();
+    let window = |start: f64, end: f64| {
+        let flags = format!("--control_guidance_start={start} --control_guidance_end={end}");
+        draw(&desk, &format!("{CONTROL} --prompt=red {flags}"))
+    };
+    let uncontrolled = draw(&desk, "--prompt=red --width=40 --height=32");
+    // Of two steps, none lies between a quarter and three quarters.
+    assert_eq!(window(0.25, 0.75), uncontrolled);
+    let (first, both) = (window(0.0, 0.5), window(0.0, 1.0));
+    assert!(difference(&first, &uncontrolled) > 1 && difference(&first, &both) > 1);
+}
+
+#[test]
+fn a_preview_is_written_on_the_way() {
+    let desk = Desk::new();
+    let picture = draw(&desk, &format!("{CONTROL} --prompt=red --preview=preview.png --preview_every=1"));
+    assert!(difference(&picture, &open(&desk, "preview.png")) > 1);
+    fs::create_dir(desk.path("folder.png")).unwrap();
+    let finished = desk.run(&format!(
+        "{GENERATE} {CONTROL} --prompt=red --preview=folder.png --preview_every=1 --output=none.png"
+    ));
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(!desk.path("none.png").exists());
+}
+
+#[test]
+fn a_hint_is_stretched_to_the_picture() {
+    let desk = Desk::new();
+    assert_eq!(draw(&desk, &format!("{CONTROL} --prompt=red --width=24")).dimensions(), (24, 32));
+    RgbImage::new(51, 45).save(desk.path("image.png")).unwrap();
+    assert_eq!(draw(&desk, &format!("{CONTROL} --prompt=red --image=image.png")).dimensions(), (48, 40));
+}
+
+#[test]
+fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
+    let desk = Desk::new();
+    let check =
+        |flags: &str, message: Expect| desk.refuses(&format!("{GENERATE} --output=p.png {flags}"), message);
+    check(
+        &format!("--prompt=red {CONTROL} --controlnet=controlnet"),
+        expect![[r#"
+            error: `--control_image` is given once, but the number of ControlNets is 2
+
+            hint: give `--control_image` 2 times
+        "#]],
+    );
+    check(
+        "--prompt=red --control_image=hint.png",
+        expect![[r#"
+            error: `--control_image` is given once, but the number of ControlNets is 0
+
+            hint: leave out `--control_image`: there are no ControlNets
+        "#]],
+    );
+    check(
+        &format!(
+            "--prompt=red {CONTROL} --controlnet_conditioning_scale=1 --controlnet_conditioning_scale=2"
+        ),
+        expect![[r#"
+            error: `--controlnet_conditioning_scale` is given 2 times, but the number of ControlNets is 1
+
+            hint: give `--controlnet_conditioning_scale` once
+        "#]],
+    );
+    check(
+        "--prompt=red --prompt=blue --negative_prompt=a --negative_prompt=b --negative_prompt=c",
+        expect![[r#"
+            error: `--negative_prompt` is given 3 times, but the number of prompts is 2
+
+            hint: give `--negative_prompt` 2 times
+        "#]],
+    );
+    check(
+        "--prompt=red --seed=1 --seed=2",
+        expect![[r#"
+            error: `--seed` is given 2 times, but the number of pictures is 1
+
+            hint: give `--seed` once
+        "#]],
+    );
+    check(
+        "--prompt=red --width=41",
+        expect![[r#"
+        error: invalid value '41' for '--width <PIXELS>': 41 px is not a positive multiple of 8 up to 16384; use 40 or 48
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "--prompt=red --mask_image=hint.png",
+        expect![[r#"
+        error: the following required arguments were not provided:
+          --image <FILE>
+
+        Usage: pyrograph generate --base <DIR> --prompt <PROMPT> --output <FILE.png> --image <FILE> --num-inference-steps <N> --mask-image <FILE>
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        "--prompt=red --image=hint.png --strength=1.5",
+        expect![[r#"
+        error: cannot use the scheduler
+          caused by: strength 1.5 of 2 steps is not one step at least and all at most, expected a strength above 0 and up to 1
+
+        hint: use a greater strength or more steps
+    "#]],
+    );
+    check(
+        "--prompt=red --image=hint.png --strength=0.1",
+        expect![[r#"
+        error: cannot use the scheduler
+          caused by: strength 0.1 of 2 steps is not one step at least and all at most, expected a strength above 0 and up to 1
+
+        hint: use a greater strength or more steps
+    "#]],
+    );
+    check(
+        &format!("--prompt=red {CONTROL} --control_guidance_start=0.5 --control_guidance_end=0.5"),
+        expect![[r#"
+            error: a ControlNet cannot act from 0.5 to 0.5 of the steps
+
+            hint: the start lies in [0, 1), the end in (0, 1] and after the start; 0 and 1 are the whole way
+        "#]],
+    );
+    check(
+        "--prompt=red --scheduler=dpm",
+        expect![[r#"
+        error: invalid value 'dpm' for '--scheduler <SCHEDULER>'
+          [possible values: ddim, ddpm, dpmpp-2m, dpmpp-2m-sde, euler, euler-a, heun, lcm, lms, pndm, unipc]
+
+          tip: a similar value exists: 'ddpm'
+
+        For more information, try '--help'.
+    "#]],
+    );
+}
