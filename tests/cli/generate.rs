@@ -216,12 +216,12 @@ fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
     check(
         "--prompt=red --scheduler=dpm",
         expect![[r#"
-        error: invalid value 'dpm' for '--scheduler <SCHEDULER>'
-          [possible values: ddim, ddpm, dpmpp-2m, dpmpp-2m-sde, euler, euler-a, heun, lcm, lms, pndm, unipc]
+            error: invalid value 'dpm' for '--scheduler <SCHEDULER>'
+              [possible values: ddim, ddpm, dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, euler-a, heun, lcm, lms, pndm, unipc]
 
-          tip: a similar value exists: 'ddpm'
+              tip: a similar value exists: 'ddpm'
 
-        For more information, try '--help'.
-    "#]],
+            For more information, try '--help'.
+        "#]],
     );
 }
