@@ -235,6 +235,16 @@ pub enum DataError {
         /// What the encoder said.
         source: image::ImageError,
     },
+    /// A text of a picture that no program would write.
+    #[error("the text `{keyword}` of `{}` is longer than {} KiB", path.display(), max_bytes >> 10)]
+    TextTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The text's keyword.
+        keyword: String,
+        /// What is read at most.
+        max_bytes: usize,
+    },
     /// A cursor that points behind the end of an epoch: it belongs to another data set or batch size.
     #[error("batch {} of an epoch was asked for, an epoch has {batches_per_epoch}", cursor.batch)]
     CursorOutOfRange {

@@ -31,6 +31,7 @@ mod order;
 #[cfg(test)]
 mod parity;
 mod picture;
+mod png_text;
 pub mod random;
 mod resize;
 mod shapes;
@@ -58,6 +59,7 @@ pub use crate::{
     loader::{HostBatch, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
+    png_text::{read_png_text, save_png_with_text},
     resize::{Interpolation, resize},
     shapes::{Figure, Ground, Scene, SceneOptions},
 };

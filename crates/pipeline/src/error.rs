@@ -96,6 +96,16 @@ pub enum PipelineError {
         /// What was given.
         found: [usize; 4],
     },
+    /// A setting of a picture's text that cannot be repeated.
+    #[error("`{name}: {value}` cannot be repeated; supported: {supported}")]
+    Infotext {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What may stand there.
+        supported: String,
+    },
     /// A ControlNet that acts never, or before the beginning or after the end.
     #[error("a ControlNet cannot act from {start} to {end} of the steps")]
     ControlWindow {
@@ -126,6 +136,7 @@ impl PipelineError {
                 Some("use a ControlNet that was trained for this base model".to_owned())
             }
             Self::Mismatch { .. } => Some("the parts of the base folder come from different models".to_owned()),
+            Self::Infotext { .. } => Some("give the flag for it: flags go before what the picture says".to_owned()),
             Self::NoPrompt => Some("give a prompt; it may be empty".to_owned()),
             Self::Count { what, .. } => Some(format!("give as many {what} as prompts")),
             Self::Size { height, width, factor } => {

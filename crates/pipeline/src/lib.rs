@@ -5,6 +5,7 @@ mod configs;
 mod embedded;
 mod error;
 mod generate;
+mod infotext;
 mod init_base;
 mod noise;
 mod precision;
@@ -19,6 +20,7 @@ pub use bundle::{
 pub use configs::{BundleConfigs, controlnet_config};
 pub use error::PipelineError;
 pub use generate::{Control, Originals, Request, StepEnd, denoise, generate, generate_with};
+pub use infotext::{ControlUnit, INFOTEXT_KEYWORD, Infotext, ScheduleType};
 pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use precision::Precision;
