@@ -45,7 +45,7 @@ fn seeds_can_be_given_one_by_one() {
     let flags = format!("{CONTROL} --prompt=red --num_images_per_prompt=2 --seed=9 --seed=4");
     desk.done(&format!("{GENERATE} {flags} --output=all.png"));
     let alone = draw(&desk, &format!("{CONTROL} --prompt=red --seed=4"));
-    assert_eq!(alone, open(&desk, "all-2.png"));
+    assert!(alone == open(&desk, "all-2.png"));
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn image_to_image_depends_on_the_image_and_on_the_strength() {
         draw(&desk, &format!("{CONTROL} --prompt=red --image=image.png --strength={strength}"))
     };
     let first = changed(0, "0.5");
-    assert_eq!(changed(0, "0.5"), first);
+    assert!(changed(0, "0.5") == first);
     assert!(difference(&changed(255, "0.5"), &first) > 1);
     assert!(difference(&changed(0, "1"), &first) > 1);
 }
@@ -70,8 +70,8 @@ fn a_white_mask_frees_the_picture_and_a_black_one_keeps_it() {
         draw(&desk, &format!("{CONTROL} --prompt={prompt} {flags}"))
     };
     RgbImage::from_pixel(40, 32, Rgb([200, 30, 90])).save(desk.path("image.png")).unwrap();
-    assert_eq!(masked("red", 255), draw(&desk, &format!("{CONTROL} --prompt=red")));
-    assert_eq!(masked("red", 0), masked("blue", 0));
+    assert!(masked("red", 255) == draw(&desk, &format!("{CONTROL} --prompt=red")));
+    assert!(masked("red", 0) == masked("blue", 0));
     assert!(difference(&masked("red", 255), &masked("blue", 255)) > 1);
 }
 
@@ -95,7 +95,7 @@ fn a_control_net_acts_only_in_its_part_of_the_steps() {
     };
     let uncontrolled = draw(&desk, "--prompt=red --width=40 --height=32");
     // Of two steps, none lies between a quarter and three quarters.
-    assert_eq!(window(0.25, 0.75), uncontrolled);
+    assert!(window(0.25, 0.75) == uncontrolled);
     let (first, both) = (window(0.0, 0.5), window(0.0, 1.0));
     assert!(difference(&first, &uncontrolled) > 1 && difference(&first, &both) > 1);
 }
@@ -109,8 +109,61 @@ fn a_preview_is_written_on_the_way() {
     let finished = desk.run(&format!(
         "{GENERATE} {CONTROL} --prompt=red --preview=folder.png --preview_every=1 --output=none.png"
     ));
-    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-    assert!(!desk.path("none.png").exists());
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("WARN no preview: "), "{}", finished.stderr);
+    assert!(desk.path("none.png").exists());
+}
+
+#[test]
+fn a_way_in_two_parts_ends_as_the_whole() {
+    let desk = Desk::new();
+    let flags = format!("{CONTROL} --prompt=red --scheduler=euler");
+    let whole = draw(&desk, &flags);
+    draw(&desk, &format!("{flags} --denoising_end=0.5 --output_latents=half.safetensors"));
+    let second = draw(&desk, &format!("{flags} --denoising_start=0.5 --latents=half.safetensors"));
+    assert!(second == whole);
+    let finished = desk.run(&format!("{GENERATE} {flags} --denoising_start=0.5 --output=none.png"));
+    assert!(finished.stderr.contains("--latents <FILE>"), "{}", finished.stderr);
+}
+
+#[test]
+fn timesteps_take_the_place_of_a_number_of_steps() {
+    let desk = Desk::new();
+    let drawn = |steps: &str, sampler: &str| {
+        desk.done(&format!(
+            "generate --base=base {CONTROL} --prompt=red --scheduler={sampler} {steps} --output=picture.png"
+        ));
+        open(&desk, "picture.png")
+    };
+    // Euler's two steps of a config that does not say how they are spaced.
+    assert!(drawn("--timesteps=999,0", "euler") == drawn("--num_inference_steps=2", "euler"));
+    assert!(difference(&drawn("--timesteps=999,1", "euler"), &drawn("--timesteps=501,1", "euler")) > 1);
+    let check = |flags: &str, message: Expect| {
+        desk.refuses(&format!("generate --base=base --prompt=red --output=p.png {flags}"), message);
+    };
+    check(
+        "--scheduler=ddim --timesteps=501,1",
+        expect![[r#"
+        error: cannot use the scheduler
+          caused by: the sampler ddim chooses its timesteps itself
+
+        hint: ddpm, dpmpp-2m, dpmpp-2m-sde, euler, heun and lcm take timesteps
+    "#]],
+    );
+    check(
+        "--scheduler=euler --timesteps=1,501",
+        expect![[r#"
+        error: cannot use the scheduler
+          caused by: cannot sample at the timesteps [1, 501]: they must fall, from 999 at most
+    "#]],
+    );
+    check(
+        "--scheduler=euler --timesteps=1000",
+        expect![[r#"
+        error: cannot use the scheduler
+          caused by: cannot sample at the timesteps [1000]: they must fall, from 999 at most
+    "#]],
+    );
 }
 
 #[test]

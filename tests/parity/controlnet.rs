@@ -80,6 +80,7 @@ impl Inputs {
                     text_embeds: tensors.float("text_embeds", device),
                     sizes: sizes(&tensors.float("time_ids", device)),
                 }),
+                guidance_scale: None,
             },
             hint: tensors.float("hint", device),
         }

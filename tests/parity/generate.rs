@@ -50,7 +50,7 @@ fn generate_draws_the_picture_that_diffusers_draws() {
                 negative_prompts: run.negative_prompt.map(|prompt| vec![prompt]),
                 controls: vec![control],
                 mode: if run.guess { ControlMode::Guess } else { ControlMode::Balanced },
-                n_steps: settings.steps,
+                steps: settings.steps.into(),
                 guidance_scale: run.guidance_scale,
                 sampler: run.sampler,
                 latents: Some(latents.clone()),
@@ -92,7 +92,7 @@ fn check_batch(case: &Case) {
             negative_prompts: Some(vec!["blue".to_owned(); prompts.len()]),
             controls: vec![Control::new(&controlnet, Tensor::cat(hints, 0))],
             mode,
-            n_steps: 3,
+            steps: 3.into(),
             guidance_scale: 4.0,
             latents: Some(Tensor::cat(latents, 0)),
             ..Request::new(prompts, [height, width])

@@ -25,6 +25,7 @@ SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
     "pndm": diffusers.PNDMScheduler,
     "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
     "unipc": diffusers.UniPCMultistepScheduler,
@@ -44,8 +45,9 @@ def control(net: int = 0, scale: float = 1.0, start: float = 0.0, end: float = 1
 
 
 def run(name: str, sampler: str, controls: list[dict] = [control()], **settings) -> dict:
-    defaults = dict(task="noise", strength=1.0, steps=5, guidance_scale=4.0, guess=False, inpainting_unet=False)
+    defaults = dict(task="noise", strength=1.0, steps=5, guidance_scale=4.0, guess=False, unet="unet")
     defaults |= dict(prompts=["red circle"], negative_prompts=None, sizes=None, negative_sizes=None)
+    defaults |= dict(timesteps=None, denoising=[0.0, 1.0])
     return defaults | dict(name=name, sampler=sampler, controls=controls) | settings
 
 
@@ -58,19 +60,26 @@ RUNS = [
         run(f"masked-{sampler}-{strength}", sampler, task="masked", strength=strength)
         for sampler, strength in [("ddim", 0.6), ("unipc", 1.0), ("euler", 0.7), ("heun", 1.0)]
     ),
-    run("told-ddim-1.0", "ddim", task="masked", inpainting_unet=True),
-    run("told-unipc-0.7", "unipc", task="masked", strength=0.7, inpainting_unet=True, guidance_scale=1.0),
+    run("told-ddim-1.0", "ddim", task="masked", unet="inpainting-unet"),
+    run("told-unipc-0.7", "unipc", task="masked", strength=0.7, unet="inpainting-unet", guidance_scale=1.0),
     run("two", "unipc", [control(0, 0.7), control(1, 1.2)]),
     run("two-of-the-same-guess", "ddim", [control(1, 0.5), control(1, 0.6)], guess=True),
     run("window", "unipc", [control(0, 1.0, 0.2, 0.8)]),
     run("windows", "heun", [control(0, 2.0, 0.0, 0.3), control(1, 2.0, 0.5, 1.0)]),
     run("batch", "unipc", prompts=["red circle", "a Blue one"], negative_prompts=["cle", "red red"]),
     run("images-two", "unipc", [control(0, 0.7), control(1, 0.8, 0.0, 0.5)], task="images", strength=0.8),
+    run("distilled-lcm", "lcm", unet="distilled-unet", steps=1, guidance_scale=8.0),
+    run("distilled-euler", "euler", unet="distilled-unet", guidance_scale=1.5),
+    *(run(f"timesteps-{sampler}", sampler, timesteps=[981, 700, 250, 3]) for sampler in ("euler", "dpmpp-2m", "heun")),
     run("masked-two-guess", "ddim", [control(0), control(1)], task="masked", guess=True),
 ]
 XL_RUNS = [
     run("sizes", "euler", sizes=[[100, 200], [3, 4], [50, 60]]),
     run("negative-sizes", "euler", sizes=[[100, 200], [3, 4], [50, 60]], negative_sizes=[[10, 20], [0, 1], [30, 40]]),
+    run("first-part-euler", "euler", steps=10, denoising=[0.0, 0.7]),
+    run("second-part-euler", "euler", [], steps=10, denoising=[0.7, 1.0]),
+    run("first-part-heun", "heun", steps=10, denoising=[0.0, 0.3]),
+    run("second-part-heun", "heun", [], steps=10, denoising=[0.3, 1.0]),
 ]
 
 
@@ -93,14 +102,17 @@ def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_set
         parts["vae"].quant_conv.weight[4:] = 0
         parts["vae"].quant_conv.bias[4:] = -40
     nets = [control_net(parts["unet"]) for _ in range(2)]
-    inpainting_unet = UNet2DConditionModel(**config | dict(in_channels=9)).eval()
-    randomise(inpainting_unet)
+    unets = {"unet": parts["unet"]}
+    for kind, settings in (("inpainting-unet", dict(in_channels=9)), ("distilled-unet", dict(time_cond_proj_dim=6))):
+        unets[kind] = UNet2DConditionModel(**config | settings).eval()
+        randomise(unets[kind])
 
     folder = out / "tasks" / name
     parts = save_base(folder / "base", parts, scheduler_class, scheduler_settings)
     for idx, net in enumerate(nets):
         net.save_pretrained(folder / f"controlnet-{idx}")
-    inpainting_unet.save_pretrained(folder / "inpainting-unet")
+    for kind in ("inpainting-unet", "distilled-unet"):
+        unets[kind].save_pretrained(folder / kind)
     hints, image = [picture() for _ in nets], picture()
     mask = Image.new("L", (WIDTH, HEIGHT))
     mask.paste(255, (10, 5, 27, 30))
@@ -111,8 +123,8 @@ def make_case(out: Path, name: str, config: dict, scheduler_class, scheduler_set
 
     expected = {}
     for settings in runs:
-        unet = inpainting_unet if settings["inpainting_unet"] else parts["unet"]
-        picture_of = draw(name, parts | dict(unet=unet), nets, files, latents, settings)
+        chosen = parts | dict(unet=unets[settings["unet"]])
+        picture_of = draw(name, chosen, nets, files, latents, settings)
         expected[settings["name"]] = torch.from_numpy(picture_of).permute(0, 3, 1, 2)
     case.write(out, "tasks", name, {"runs": runs}, latents={"latents": latents}, expected=expected)
 
@@ -122,6 +134,8 @@ def draw(name: str, parts: dict, nets: list, files: dict, latents: torch.Tensor,
     chosen = [nets[control["net"]] for control in controls]
     hints = [files[f"hint-{control['net']}"] for control in controls]
     one = len(controls) == 1
+    if not controls:
+        return draw_second_part(parts, latents, settings)
     pipeline_class = PIPELINES[name, settings["task"]]
     parts = dict(parts)
     pipe = pipeline_class(controlnet=chosen[0] if one else chosen, **parts)
@@ -139,6 +153,10 @@ def draw(name: str, parts: dict, nets: list, files: dict, latents: torch.Tensor,
         guess_mode=settings["guess"],
         output_type="np",
     )
+    if settings["timesteps"] is not None:
+        arguments |= dict(timesteps=settings["timesteps"])
+    if settings["denoising"][1] < 1:
+        arguments |= dict(denoising_end=settings["denoising"][1])
     hint = hints[0] if one else hints
     if settings["task"] == "noise":
         arguments |= dict(image=hint)
@@ -156,3 +174,18 @@ def draw(name: str, parts: dict, nets: list, files: dict, latents: torch.Tensor,
     noise = latents[: len(prompts)]
     with patch(f"{pipeline_class.__module__}.randn_tensor", lambda *_, **__: noise.clone()):
         return pipe(prompts if len(prompts) > 1 else prompts[0], **arguments).images
+
+
+def draw_second_part(parts: dict, latents: torch.Tensor, settings: dict):
+    """The second of two denoisers, which begins with noisy latents."""
+    pipe = diffusers.StableDiffusionXLImg2ImgPipeline(**parts)
+    pipe.scheduler = SAMPLERS[settings["sampler"]].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        settings["prompts"][0],
+        image=latents[:1],
+        num_inference_steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        denoising_start=settings["denoising"][0],
+        output_type="np",
+    ).images

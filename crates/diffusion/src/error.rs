@@ -1,5 +1,7 @@
 //! What can be wrong with a scheduler config or a number of steps.
 
+use crate::SamplerKind;
+
 /// Every way in which this crate refuses an input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +50,31 @@ pub enum DiffusionError {
         n_steps: usize,
         /// `num_train_timesteps`.
         n_train_timesteps: usize,
+    },
+
+    /// Timesteps that somebody chose and that cannot be sampled at.
+    #[error("cannot sample at the timesteps {timesteps:?}: they must fall, from {last_timestep} at most")]
+    Timesteps {
+        /// Those chosen.
+        timesteps: Vec<usize>,
+        /// `num_train_timesteps - 1`.
+        last_timestep: usize,
+    },
+
+    /// Timesteps for a sampler that does not take them.
+    #[error("the sampler {sampler} chooses its timesteps itself")]
+    TimestepsUnsupported {
+        /// The sampler.
+        sampler: SamplerKind,
+    },
+
+    /// A part of the way that is none, or holds no step.
+    #[error("no step lies between {start} and {end} of the way")]
+    Part {
+        /// Where it begins, 0 being pure noise.
+        start: f64,
+        /// Where it ends, 1 being clean latents.
+        end: f64,
     },
 
     /// Image-to-image of this strength would make none of the steps, or more than there are.
@@ -108,6 +135,12 @@ impl DiffusionError {
                 Some("use fewer steps".to_owned())
             }
             Self::Strength { .. } => Some("use a greater strength or more steps".to_owned()),
+            Self::TimestepsUnsupported { .. } => {
+                Some("ddpm, dpmpp-2m, dpmpp-2m-sde, euler, heun and lcm take timesteps".to_owned())
+            }
+            Self::Part { .. } => {
+                Some("the start lies in [0, 1), the end in (0, 1] and after the start".to_owned())
+            }
             Self::NoSignal { .. } => {
                 Some("set `timestep_spacing` to `leading`, which leaves out the last timestep".to_owned())
             }

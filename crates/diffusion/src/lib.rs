@@ -19,5 +19,5 @@ pub use config::{
 pub use diffusers::SchedulerJson;
 pub use error::DiffusionError;
 pub use objective::{Distance, HuberScale, HuberSchedule, Objective, mse};
-pub use sampler::{Ddim, NoiseSource, Sampler, SamplerKind, UniPc, VarianceNoise};
+pub use sampler::{Ddim, NoiseSource, Sampler, SamplerKind, Steps, UniPc, VarianceNoise};
 pub use schedule::NoiseSchedule;

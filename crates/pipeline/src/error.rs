@@ -114,6 +114,12 @@ pub enum PipelineError {
         /// What was given.
         end: f64,
     },
+    /// A part of the way that is to begin with nothing.
+    #[error("there are no latents to begin with at {start} of the way")]
+    NoLatents {
+        /// Where it is to begin.
+        start: f64,
+    },
     /// A model for inpainting that is asked for something else.
     #[error("the base model is for inpainting: its UNet must be given a picture and a mask")]
     NeedsMask,
@@ -150,6 +156,7 @@ impl PipelineError {
             Self::ControlWindow { .. } => {
                 Some("the start lies in [0, 1), the end in (0, 1] and after the start; 0 and 1 are the whole way".to_owned())
             }
+            Self::NoLatents { .. } => Some("give the latents that the part before ended with".to_owned()),
             Self::NeedsMask => Some("use a base model with 4 channels, or give a picture and a mask".to_owned()),
         }
     }

@@ -25,7 +25,7 @@ pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use precision::Precision;
 pub use prompts::{PromptEmbeddings, TextEncoder, TextEncoders};
-pub use pyrograph_diffusion::SamplerKind;
+pub use pyrograph_diffusion::{SamplerKind, Steps};
 pub use pyrograph_unet::{Conditioning, ControlMode, MicroConditioning};
 pub use pyrograph_vae::DiagonalGaussian;
 pub use tiny::{TinyBase, TinyModels};

@@ -109,6 +109,6 @@ impl PromptEmbeddings {
     #[must_use]
     pub fn with_sizes(self, sizes: Vec<MicroConditioning>) -> Conditioning {
         let added = self.pooled.map(|text_embeds| AddedConditioning { text_embeds, sizes });
-        Conditioning { context: self.context, added }
+        Conditioning { context: self.context, added, guidance_scale: None }
     }
 }

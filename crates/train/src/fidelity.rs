@@ -154,7 +154,7 @@ fn draw(
     let hints = Tensor::from_data(TensorData::new(hints, [samples.len(), 3, side, side]), device);
     let request = Request {
         controls: vec![Control { scale: options.conditioning_scale, ..Control::new(controlnet, hints) }],
-        n_steps: options.n_steps.get(),
+        steps: options.n_steps.get().into(),
         guidance_scale: options.guidance_scale,
         sampler: options.sampler,
         seeds: (0..).take(samples.len()).map(|idx: u64| options.seed.wrapping_add(idx)).collect(),

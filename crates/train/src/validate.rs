@@ -144,7 +144,7 @@ impl Validator {
         let hint = Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device);
         let request = Request {
             controls: vec![Control::new(controlnet, hint)],
-            n_steps: self.validation.inference_steps.get(),
+            steps: self.validation.inference_steps.get().into(),
             guidance_scale: self.validation.guidance_scale,
             seeds: vec![self.seed],
             latents: Some(latents),

@@ -307,6 +307,7 @@ mod tests {
                 text_embeds: random([1, 1, 2, added.pooled_dim]).reshape([2, added.pooled_dim]),
                 sizes: vec![MicroConditioning::uncropped(72, 56), MicroConditioning::uncropped(10, 700)],
             }),
+            guidance_scale: None,
         };
         let (times, target) = ([7.0, 950.0], random([2, 4, 9, 7]));
         let loss = |prediction: Tensor<4>| (prediction - target.clone()).square().mean();

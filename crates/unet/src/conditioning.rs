@@ -12,6 +12,10 @@ pub struct Conditioning {
     pub context: Tensor<3>,
     /// What a model with [`UnetConfig::added`] needs; `None` for all others.
     pub added: Option<AddedConditioning>,
+    /// The guidance scale that a model with [`UnetConfig::guidance_dim`] is to act as if guided with; all others ignore it.
+    ///
+    /// Source: Meng et al. 2022; diffusers `timestep_cond` (0.42), which is made of this number less 1.
+    pub guidance_scale: Option<f64>,
 }
 
 /// What SDXL adds to the embedding of the timestep.
@@ -97,7 +101,7 @@ impl MicroConditioning {
 impl From<Tensor<3>> for Conditioning {
     /// Prompt embeddings alone.
     fn from(context: Tensor<3>) -> Self {
-        Self { context, added: None }
+        Self { context, added: None, guidance_scale: None }
     }
 }
 
@@ -105,10 +109,12 @@ impl Conditioning {
     /// The samples of all parts one after another.
     ///
     /// # Panics
-    /// If there is no part, or some have what SDXL is told beside and others have not.
+    /// If there is no part, or some have what SDXL is told beside and others have not, or other guidance scales.
     #[must_use]
     pub fn cat(parts: Vec<Self>) -> Self {
         let n_parts = parts.len();
+        let guidance_scale = parts[0].guidance_scale;
+        assert!(parts.iter().all(|part| part.guidance_scale == guidance_scale), "one guidance scale");
         let (contexts, added): (Vec<_>, Vec<_>) =
             parts.into_iter().map(|part| (part.context, part.added)).unzip();
         let added: Vec<AddedConditioning> = added.into_iter().flatten().collect();
@@ -117,7 +123,7 @@ impl Conditioning {
             sizes: added.iter().flat_map(|part| part.sizes.iter().copied()).collect(),
             text_embeds: Tensor::cat(added.into_iter().map(|part| part.text_embeds).collect(), 0),
         });
-        Self { context: Tensor::cat(contexts, 0), added }
+        Self { context: Tensor::cat(contexts, 0), added, guidance_scale }
     }
 
     /// Some of the samples.
@@ -130,7 +136,11 @@ impl Conditioning {
             text_embeds: added.text_embeds.clone().narrow(0, start, n_samples),
             sizes: added.sizes[start..start + n_samples].to_vec(),
         });
-        Self { context: self.context.clone().narrow(0, start, n_samples), added }
+        Self {
+            context: self.context.clone().narrow(0, start, n_samples),
+            added,
+            guidance_scale: self.guidance_scale,
+        }
     }
 
     /// With prompt embeddings in the element type in which a network computes. What is added to the embedding of the
@@ -182,6 +192,7 @@ mod tests {
                 text_embeds: Tensor::zeros([n_pooled, pooled_dim], &device),
                 sizes: vec![MicroConditioning::uncropped(512, 512); n_sizes],
             }),
+            guidance_scale: None,
         }
     }
 
@@ -216,6 +227,7 @@ mod tests {
                 text_embeds: Tensor::full([1, 4], sizes[idx].original[1] as f64, &Device::flex()),
                 sizes: vec![sizes[idx]],
             }),
+            guidance_scale: None,
         };
         let second = Conditioning::cat(vec![part(0), part(1)]).narrow(1, 1);
         assert_eq!(second.context.into_data(), part(1).context.into_data());

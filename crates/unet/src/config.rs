@@ -126,6 +126,8 @@ pub struct UnetConfig {
     pub time: TimeConfig,
     /// What is added to the timestep embedding; `None` before SDXL.
     pub added: Option<TextTimeConfig>,
+    /// Width of the embedding of the guidance scale, which models distilled for few steps are told; `None` for all others.
+    pub guidance_dim: Option<usize>,
     /// Recorded and written back; attention here always accumulates in f32.
     pub upcast_attention: bool,
 }
@@ -227,6 +229,7 @@ impl UnetConfig {
             projection: Projection::Convolution,
             time: TimeConfig { flip_sin_to_cos: true, freq_shift: 0.0 },
             added: None,
+            guidance_dim: None,
             upcast_attention: false,
         }
     }

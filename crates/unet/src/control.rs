@@ -112,7 +112,7 @@ impl ControlNet {
         assert_eq!(unet.down_blocks.len(), controlnet.down_blocks.len(), "the UNet of this config");
         let mut fresh = FreshLeaves { device: device.clone() };
         controlnet.conv_in = unet.conv_in.clone().map(&mut fresh);
-        controlnet.time_embedding = unet.time_embedding.clone().map(&mut fresh);
+        controlnet.time_embedding = unet.time_embedding.clone().without_guidance().map(&mut fresh);
         controlnet.add_embedding = unet.add_embedding.clone().map(|embedding| embedding.map(&mut fresh));
         controlnet.down_blocks = unet.down_blocks.clone().map(&mut fresh);
         controlnet.mid_block = unet.mid_block.clone().map(&mut fresh);

@@ -83,6 +83,7 @@ pub struct UnetJson {
     pub out_channels: usize,
     pub up_block_types: Vec<String>,
     pub reverse_transformer_layers_per_block: Option<Vec<PerStage<usize>>>,
+    pub time_cond_proj_dim: Option<usize>,
     #[serde(flatten)]
     pub encoder: EncoderJson,
     #[serde(flatten)]
@@ -98,6 +99,7 @@ impl Default for UnetJson {
             out_channels: 4,
             up_block_types: mirrored(&encoder.down_block_types),
             reverse_transformer_layers_per_block: None,
+            time_cond_proj_dim: None,
             encoder,
             other: Map::new(),
         }
@@ -163,7 +165,7 @@ const FIXED: &[(&str, &str)] = &[
     ("time_embedding_dim", "null"),
     ("time_embedding_act_fn", "null"),
     ("timestep_post_act", "null"),
-    ("time_cond_proj_dim", "null"),
+    ("time_cond_proj_dim", "null"), // of a ControlNet
     ("conv_in_kernel", "3"),
     ("conv_out_kernel", "3"),
     ("attention_type", "\"default\""),
@@ -300,6 +302,7 @@ impl UnetConfig {
             projection: if json.use_linear_projection { Projection::Linear } else { Projection::Convolution },
             time: TimeConfig { flip_sin_to_cos: json.flip_sin_to_cos, freq_shift: json.freq_shift },
             added: json.added()?,
+            guidance_dim: None,
             upcast_attention: json.upcast_attention.unwrap_or(false),
         })
     }
@@ -321,7 +324,12 @@ impl TryFrom<UnetJson> for UnetConfig {
                 supported: "the mirror image of `down_block_types`",
             });
         }
-        Ok(Self { out_channels: json.out_channels, sample_size: json.sample_size, ..encoder })
+        Ok(Self {
+            out_channels: json.out_channels,
+            sample_size: json.sample_size,
+            guidance_dim: json.time_cond_proj_dim,
+            ..encoder
+        })
     }
 }
 
@@ -408,6 +416,7 @@ impl From<&UnetConfig> for UnetJson {
             out_channels: config.out_channels,
             up_block_types: mirrored(&encoder.down_block_types),
             reverse_transformer_layers_per_block: TransformerLayers::up(&config.stages),
+            time_cond_proj_dim: config.guidance_dim,
             encoder,
             ..Self::default()
         }

@@ -45,6 +45,7 @@ pub(crate) struct TimeProjection {
     config: TimeConfig,
     dim: usize,
     size_dim: Option<usize>,
+    guidance_dim: Option<usize>,
 }
 
 /// The inputs of the perceptrons, in f32.
@@ -54,12 +55,15 @@ pub(crate) struct TimeFeatures {
     timesteps: Tensor<2>,
     /// `[batch, TextTimeConfig::input_dim]`
     added: Option<Tensor<2>>,
+    /// `[batch, UnetConfig::guidance_dim]`
+    guidance: Option<Tensor<2>>,
 }
 
 impl TimeProjection {
     pub(crate) fn new(config: &UnetConfig) -> Self {
         let size_dim = config.added.map(|added| added.size_dim);
-        Self { config: config.time, dim: config.stages[0].channels, size_dim }
+        let dim = config.stages[0].channels;
+        Self { config: config.time, dim, size_dim, guidance_dim: config.guidance_dim }
     }
 
     /// # Panics
@@ -71,7 +75,9 @@ impl TimeProjection {
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => panic!("a conditioning of another model"),
         };
-        TimeFeatures { timesteps: sinusoidal(timesteps, self.dim, self.config, &device), added }
+        let guidance = self.guidance_dim.zip(conditioning.guidance_scale);
+        let guidance = guidance.map(|(dim, scale)| guidance_features(scale, dim, timesteps.len(), &device));
+        TimeFeatures { timesteps: sinusoidal(timesteps, self.dim, self.config, &device), added, guidance }
     }
 
     /// Source: diffusers `UNet2DConditionModel.get_aug_embed` (0.42).
@@ -83,6 +89,13 @@ impl TimeProjection {
     }
 }
 
+/// Source: diffusers `StableDiffusionControlNetPipeline.get_guidance_scale_embedding` (0.42).
+#[expect(clippy::cast_possible_truncation, reason = "f32 is the reference's precision")]
+fn guidance_features(guidance_scale: f64, dim: usize, n_samples: usize, device: &Device) -> Tensor<2> {
+    let config = TimeConfig { flip_sin_to_cos: false, freq_shift: 1.0 };
+    sinusoidal(&vec![(guidance_scale - 1.0) as f32 * 1000.0; n_samples], dim, config, device)
+}
+
 impl TimeFeatures {
     /// The embedding that every residual block is given, `[batch, time_dim]`.
     pub(crate) fn embed(
@@ -90,7 +103,12 @@ impl TimeFeatures {
         time_embedding: &TimestepEmbedding,
         add_embedding: Option<&TimestepEmbedding>,
     ) -> Tensor<2> {
-        let time = time_embedding.forward(self.timesteps);
+        let told = time_embedding.cond_proj.as_ref().zip(self.guidance);
+        let timesteps = match told {
+            Some((cond_proj, guidance)) => self.timesteps + linear(cond_proj, guidance),
+            None => self.timesteps,
+        };
+        let time = time_embedding.forward(timesteps);
         match add_embedding.zip(self.added) {
             Some((embedding, added)) => time + embedding.forward(added),
             None => time,
@@ -107,6 +125,7 @@ impl TimeFeatures {
 /// Source: diffusers `TimestepEmbedding` (0.42).
 #[derive(Module, Debug)]
 pub(crate) struct TimestepEmbedding {
+    cond_proj: Option<Linear>,
     linear_1: Linear,
     linear_2: Linear,
 }
@@ -114,9 +133,24 @@ pub(crate) struct TimestepEmbedding {
 impl TimestepEmbedding {
     pub(crate) fn new(d_input: usize, time_dim: usize, device: &Device) -> Self {
         Self {
+            cond_proj: None,
             linear_1: LinearConfig::new(d_input, time_dim).init(device),
             linear_2: LinearConfig::new(time_dim, time_dim).init(device),
         }
+    }
+
+    /// The same for a model that is told the guidance scale.
+    pub(crate) fn with_guidance(self, config: &UnetConfig, device: &Device) -> Self {
+        let d_output = config.stages[0].channels;
+        let cond_proj = config
+            .guidance_dim
+            .map(|guidance_dim| LinearConfig::new(guidance_dim, d_output).with_bias(false).init(device));
+        Self { cond_proj, ..self }
+    }
+
+    /// The same for a ControlNet, which is not told.
+    pub(crate) fn without_guidance(self) -> Self {
+        Self { cond_proj: None, ..self }
     }
 
     /// That of what SDXL is told beside the prompt.

@@ -47,7 +47,8 @@ impl Unet {
         let channels = config.stages[0].channels;
         Self {
             conv_in: conv3x3(config.in_channels, channels, device),
-            time_embedding: TimestepEmbedding::new(channels, config.time_dim(), device),
+            time_embedding: TimestepEmbedding::new(channels, config.time_dim(), device)
+                .with_guidance(config, device),
             add_embedding: TimestepEmbedding::added(config, device),
             down_blocks: DownBlock::all(config, device),
             mid_block: MidBlock::new(config, device),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pyrograph_data::{DataError, Side};
-use pyrograph_pipeline::SamplerKind;
+use pyrograph_pipeline::{SamplerKind, Steps};
 
 use super::choice::choice;
 
@@ -114,6 +114,15 @@ pub(crate) struct StepArgs {
     /// Denoising steps.
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) num_inference_steps: NonZeroUsize,
+    /// The training timesteps to sample at instead, falling: for ddpm, dpmpp-2m, dpmpp-2m-sde, euler, heun and lcm.
+    #[arg(long, value_name = "T,T,..", value_delimiter = ',', conflicts_with = "num_inference_steps")]
+    pub(crate) timesteps: Vec<usize>,
+    /// Begin at this part of the way, with the latents that another model ended with (--latents).
+    #[arg(long, value_name = "PART", default_value_t = 0.0, requires = "latents", value_parser = finite)]
+    pub(crate) denoising_start: f64,
+    /// End at this part of the way, for another model to go on with (--output_latents).
+    #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = finite)]
+    pub(crate) denoising_end: f64,
     /// Classifier-free guidance; 1 or less turns it off [default: 7.5; of SDXL 5].
     #[arg(long, value_name = "G", value_parser = finite)]
     pub(crate) guidance_scale: Option<f64>,
@@ -123,6 +132,15 @@ pub(crate) struct StepArgs {
     /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, heun, lms and unipc.
     #[arg(long)]
     pub(crate) karras_sigmas: bool,
+}
+
+impl StepArgs {
+    pub(crate) fn steps(&self) -> Steps {
+        match &self.timesteps[..] {
+            [] => Steps::Count(self.num_inference_steps.get()),
+            timesteps => Steps::At(timesteps.to_vec()),
+        }
+    }
 }
 
 /// What is written.
@@ -135,6 +153,9 @@ pub(crate) struct FileArgs {
     /// Also write all pictures as one, a row for each prompt.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) grid: Option<PathBuf>,
+    /// Also write the latents: a safetensors file with the tensor `latents`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_latents: Option<PathBuf>,
     /// Rewrite this picture while drawing, to see how far it is.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) preview: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::timesteps::Grid;
+use super::timesteps::{Grid, Steps};
 use super::{NoiseSource, Solver};
 use crate::config::{Choice, PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true};
 use crate::diffusers::SchedulerJson;
@@ -39,18 +39,18 @@ pub(super) struct Ddpm {
 }
 
 impl Ddpm {
-    pub(super) fn new(json: &SchedulerJson, n_steps: usize) -> Result<Self, DiffusionError> {
+    pub(super) fn new(json: &SchedulerJson, steps: &Steps) -> Result<Self, DiffusionError> {
         let schedule = NoiseSchedule::new(&ScheduleConfig::try_from(json)?)?;
         let json = json.chosen();
         reject_true("thresholding", json.thresholding)?;
-        let timesteps = Grid {
+        let n_steps = steps.count();
+        let timesteps = steps.timesteps(Grid {
             spacing: choice(json.timestep_spacing.as_deref(), TimestepSpacing::Leading)?,
             n_points: n_steps,
             n_steps,
             n_train_timesteps: schedule.n_train_timesteps(),
             steps_offset: json.steps_offset.unwrap_or(0),
-        }
-        .timesteps()?;
+        })?;
         let table = schedule.alphas_cumprod();
         let prediction_type = schedule.prediction_type();
         if prediction_type == PredictionType::Epsilon

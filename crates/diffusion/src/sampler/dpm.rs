@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::sigmas::{interpolate, karras, level, sigma_table, timestep_of};
-use super::timesteps::Grid;
+use super::timesteps::{Grid, Steps};
 use super::{NoiseSource, Solver};
 use crate::config::{
     BetaSchedule, Choice, FinalSigma, PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true,
@@ -60,7 +60,7 @@ pub(super) struct DpmPlusPlus {
 impl DpmPlusPlus {
     pub(super) fn new(
         json: &SchedulerJson,
-        n_steps: usize,
+        steps: &Steps,
         is_stochastic: bool,
     ) -> Result<Self, DiffusionError> {
         let config = ScheduleConfig::try_from(json)?;
@@ -84,20 +84,19 @@ impl DpmPlusPlus {
             ));
         }
         let schedule = NoiseSchedule::new(&config)?;
-        let mut timesteps: Vec<f64> = Grid {
+        let n_steps = steps.count();
+        let timesteps = steps.timesteps(Grid {
             spacing: choice(json.timestep_spacing.as_deref(), TimestepSpacing::Linspace)?,
             n_points: n_steps.saturating_add(1),
             n_steps,
             n_train_timesteps: schedule.n_train_timesteps(),
             steps_offset: json.steps_offset.unwrap_or(0),
-        }
-        .timesteps()?
-        .into_iter()
-        .map(|timestep| timestep as f64)
-        .collect();
+        })?;
+        let mut timesteps: Vec<f64> = timesteps.into_iter().map(|timestep| timestep as f64).collect();
         let table = sigma_table(&schedule);
         let mut sigmas: Vec<f64> = timesteps.iter().map(|&timestep| interpolate(&table, timestep)).collect();
         if json.use_karras_sigmas == Some(true) {
+            steps.check_not_chosen()?;
             let [min, max] = [table[0], table[table.len() - 1]];
             sigmas = karras(json.sigma_max.unwrap_or(max), json.sigma_min.unwrap_or(min), n_steps)?;
             let is_cosine = config.beta_schedule == BetaSchedule::SquaredCosCapV2;

@@ -34,7 +34,7 @@ impl DpmSde {
         json.beta_start.get_or_insert(0.00085);
         json.beta_end.get_or_insert(0.012);
         let schedule = ScheduleConfig::try_from(&json)?;
-        let grid = SigmaGrid::new(&schedule, &json, n_steps)?;
+        let grid = SigmaGrid::new(&schedule, &json, &n_steps.into())?;
         let table = sigma_table(&NoiseSchedule::new(&schedule)?);
         let midpoints = grid.sigmas.windows(2).map(|pair| timestep_of(&table, midpoint(pair[0], pair[1])));
         let mut timesteps: Vec<f64> =

@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::sigmas::SigmaGrid;
+use super::timesteps::Steps;
 use super::{NoiseSource, Solver};
 use crate::config::{ScheduleConfig, reject_true, unsupported};
 use crate::diffusers::SchedulerJson;
@@ -21,13 +22,13 @@ pub(super) struct Euler {
 }
 
 impl Euler {
-    pub(super) fn new(json: &SchedulerJson, n_steps: usize) -> Result<Self, DiffusionError> {
+    pub(super) fn new(json: &SchedulerJson, steps: &Steps) -> Result<Self, DiffusionError> {
         let schedule = ScheduleConfig::try_from(json)?;
         let json = json.chosen();
         supported("interpolation_type", json.interpolation_type.as_deref(), "linear")?;
         supported("timestep_type", json.timestep_type.as_deref(), "discrete")?;
         supported("final_sigmas_type", json.final_sigmas_type.as_deref(), "zero")?;
-        Ok(Self { grid: SigmaGrid::new(&schedule, &json, n_steps)?, is_ancestral: false })
+        Ok(Self { grid: SigmaGrid::new(&schedule, &json, steps)?, is_ancestral: false })
     }
 
     /// With as much fresh noise as the step's own variance.
@@ -35,7 +36,7 @@ impl Euler {
         let schedule = ScheduleConfig::try_from(json)?;
         let json = json.chosen();
         reject_true("use_karras_sigmas", json.use_karras_sigmas)?;
-        Ok(Self { grid: SigmaGrid::new(&schedule, &json, n_steps)?, is_ancestral: true })
+        Ok(Self { grid: SigmaGrid::new(&schedule, &json, &n_steps.into())?, is_ancestral: true })
     }
 }
 

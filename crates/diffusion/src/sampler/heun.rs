@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::sigmas::{SigmaGrid, half_step};
+use super::timesteps::Steps;
 use super::{NoiseSource, Solver};
 use crate::config::{ScheduleConfig, reject_true};
 use crate::diffusers::SchedulerJson;
@@ -23,14 +24,14 @@ pub(super) struct Heun {
 }
 
 impl Heun {
-    pub(super) fn new(json: &SchedulerJson, n_steps: usize) -> Result<Self, DiffusionError> {
+    pub(super) fn new(json: &SchedulerJson, steps: &Steps) -> Result<Self, DiffusionError> {
         let mut json = json.chosen();
         reject_true("clip_sample", json.clip_sample)?;
         // This class has other defaults, and does not know of zero terminal SNR.
         json.beta_start.get_or_insert(0.00085);
         json.beta_end.get_or_insert(0.012);
         json.rescale_betas_zero_snr = None;
-        let grid = SigmaGrid::new(&ScheduleConfig::try_from(&json)?, &json, n_steps)?;
+        let grid = SigmaGrid::new(&ScheduleConfig::try_from(&json)?, &json, steps)?;
         let ends = grid.timesteps.iter().skip(1).flat_map(|timestep| [*timestep; 2]);
         let timesteps = grid.timesteps.iter().take(1).copied().chain(ends).collect();
         Ok(Self { grid, timesteps, start: None })

@@ -3,6 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 
+use super::timesteps::{Steps, checked};
 use super::{NoiseSource, Solver};
 use crate::config::{PredictionType, ScheduleConfig, reject_true};
 use crate::diffusers::SchedulerJson;
@@ -26,7 +27,7 @@ pub(super) struct Lcm {
 }
 
 impl Lcm {
-    pub(super) fn new(json: &SchedulerJson, n_steps: usize) -> Result<Self, DiffusionError> {
+    pub(super) fn new(json: &SchedulerJson, steps: &Steps) -> Result<Self, DiffusionError> {
         let mut json = json.chosen();
         reject_true("thresholding", json.thresholding)?;
         // This class has other defaults.
@@ -39,12 +40,10 @@ impl Lcm {
         let n_original = n_original.and_then(|count| usize::try_from(count).ok()).unwrap_or(50);
         let n_train_timesteps = schedule.n_train_timesteps();
         let n_original = n_original.min(n_train_timesteps);
-        if !(1..=n_original).contains(&n_steps) {
-            return Err(DiffusionError::StepCount { n_steps, n_train_timesteps: n_original });
-        }
-        let stride = n_train_timesteps / n_original;
-        let timestep = |step: usize| (n_original - step * n_original / n_steps) * stride - 1;
-        let timesteps: Vec<usize> = (0..n_steps).map(timestep).collect();
+        let timesteps = match steps {
+            Steps::At(timesteps) => checked(timesteps, n_train_timesteps)?,
+            Steps::Count(n_steps) => distilled_timesteps(*n_steps, n_original, n_train_timesteps)?,
+        };
         let table = schedule.alphas_cumprod();
         Ok(Self {
             prediction_type: schedule.prediction_type(),
@@ -55,6 +54,19 @@ impl Lcm {
             timesteps: timesteps.into_iter().map(|timestep| timestep as f64).collect(),
         })
     }
+}
+
+/// Evenly spaced among the timesteps that were distilled.
+fn distilled_timesteps(
+    n_steps: usize,
+    n_original: usize,
+    n_train_timesteps: usize,
+) -> Result<Vec<usize>, DiffusionError> {
+    if !(1..=n_original).contains(&n_steps) {
+        return Err(DiffusionError::StepCount { n_steps, n_train_timesteps: n_original });
+    }
+    let stride = n_train_timesteps / n_original;
+    Ok((0..n_steps).map(|step| (n_original - step * n_original / n_steps) * stride - 1).collect())
 }
 
 impl Solver for Lcm {

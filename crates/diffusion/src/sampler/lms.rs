@@ -30,7 +30,7 @@ impl Lms {
         // This class does not know of zero terminal SNR, nor of other limits for Karras' sigmas.
         let json =
             SchedulerJson { rescale_betas_zero_snr: None, sigma_min: None, sigma_max: None, ..json.chosen() };
-        let grid = SigmaGrid::new(&ScheduleConfig::try_from(&json)?, &json, n_steps)?;
+        let grid = SigmaGrid::new(&ScheduleConfig::try_from(&json)?, &json, &n_steps.into())?;
         Ok(Self { grid, slopes: VecDeque::new() })
     }
 

@@ -15,6 +15,7 @@ mod unipc;
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -36,6 +37,7 @@ use crate::rounding::whole_part;
 use crate::schedule::NoiseLevel;
 
 pub use ddim::{Ddim, VarianceNoise};
+pub use timesteps::Steps;
 pub use unipc::UniPc;
 
 /// Which sampler.
@@ -88,6 +90,11 @@ impl SamplerKind {
         Self::Pndm,
         Self::UniPc,
     ];
+
+    /// Whether it can be told at which timesteps to sample.
+    fn takes_timesteps(self) -> bool {
+        matches!(self, Self::Ddpm | Self::DpmPp2m | Self::DpmPp2mSde | Self::Euler | Self::Heun | Self::Lcm)
+    }
 
     /// The name in flags and files.
     #[must_use]
@@ -178,35 +185,42 @@ trait Solver: fmt::Debug {
 pub struct Sampler {
     solver: Box<dyn Solver>,
     n_steps: usize,
-    /// Calls that are left out.
-    n_skipped: usize,
+    n_train_timesteps: usize,
+    /// Those of the solver's calls that are made.
+    calls: Range<usize>,
 }
 
 impl Sampler {
-    /// Makes the sampler that diffusers' `from_config` of that class and `set_timesteps(n_steps)` would make.
+    /// Makes the sampler that diffusers' `from_config` of that class and `set_timesteps`, given the steps, would make.
     ///
     /// # Errors
-    /// If the config holds an unsupported value or invalid betas, or does not allow this number of steps.
+    /// If the config holds an unsupported value or invalid betas, or does not allow these steps.
     pub fn from_config(
         kind: SamplerKind,
         json: &SchedulerJson,
-        n_steps: usize,
+        steps: impl Into<Steps>,
     ) -> Result<Self, DiffusionError> {
+        let steps = &steps.into();
+        if matches!(steps, Steps::At(_)) && !kind.takes_timesteps() {
+            return Err(DiffusionError::TimestepsUnsupported { sampler: kind });
+        }
+        let n_steps = steps.count();
         let solver: Box<dyn Solver> = match kind {
             SamplerKind::Ddim => Box::new(Ddim::new(&DdimConfig::try_from(json)?, n_steps)?),
-            SamplerKind::Ddpm => Box::new(Ddpm::new(json, n_steps)?),
-            SamplerKind::DpmPp2m => Box::new(DpmPlusPlus::new(json, n_steps, false)?),
-            SamplerKind::DpmPp2mSde => Box::new(DpmPlusPlus::new(json, n_steps, true)?),
+            SamplerKind::Ddpm => Box::new(Ddpm::new(json, steps)?),
+            SamplerKind::DpmPp2m => Box::new(DpmPlusPlus::new(json, steps, false)?),
+            SamplerKind::DpmPp2mSde => Box::new(DpmPlusPlus::new(json, steps, true)?),
             SamplerKind::DpmPpSde => Box::new(DpmSde::new(json, n_steps)?),
-            SamplerKind::Euler => Box::new(Euler::new(json, n_steps)?),
+            SamplerKind::Euler => Box::new(Euler::new(json, steps)?),
             SamplerKind::EulerA => Box::new(Euler::ancestral(json, n_steps)?),
-            SamplerKind::Heun => Box::new(Heun::new(json, n_steps)?),
-            SamplerKind::Lcm => Box::new(Lcm::new(json, n_steps)?),
+            SamplerKind::Heun => Box::new(Heun::new(json, steps)?),
+            SamplerKind::Lcm => Box::new(Lcm::new(json, steps)?),
             SamplerKind::Lms => Box::new(Lms::new(json, n_steps)?),
             SamplerKind::Pndm => Box::new(Pndm::new(json, n_steps)?),
             SamplerKind::UniPc => Box::new(UniPc::new(&UniPcConfig::try_from(json)?, n_steps)?),
         };
-        Ok(Self { solver, n_steps, n_skipped: 0 })
+        let calls = 0..solver.timesteps().len();
+        Ok(Self { solver, n_steps, n_train_timesteps: json.num_train_timesteps.unwrap_or(1000), calls })
     }
 
     /// Leaves out the first steps, for image-to-image: the whole part of `strength * n_steps` remains. Calls and timesteps are
@@ -219,20 +233,71 @@ impl Sampler {
     ///
     /// Source: diffusers 0.42 `StableDiffusionControlNetImg2ImgPipeline.get_timesteps`.
     pub fn with_strength(self, strength: f64) -> Result<Self, DiffusionError> {
-        let Self { solver, n_steps, .. } = self;
+        let n_steps = self.n_steps;
         let n_kept = whole_part(n_steps as f64 * strength);
         if n_kept == 0 || strength.partial_cmp(&1.0).is_none_or(Ordering::is_gt) {
             return Err(DiffusionError::Strength { strength, n_steps });
         }
-        let n_skipped = (n_steps - n_kept) * solver.order();
-        Ok(Self { solver, n_steps, n_skipped })
+        let n_skipped = (n_steps - n_kept) * self.solver.order();
+        Ok(Self { calls: n_skipped..self.calls.end, ..self })
+    }
+
+    /// Leaves out the first steps, for the second of several denoisers: those of the first `start` of the training timesteps, from the noisiest
+    /// on. The first sample is what another sampler with [`Self::with_denoising_end`] ended with.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Part`] if no step remains, or `start` is not in [0, 1).
+    ///
+    /// Source: diffusers 0.42 `StableDiffusionXLControlNetInpaintPipeline.get_timesteps`.
+    pub fn with_denoising_start(self, start: f64) -> Result<Self, DiffusionError> {
+        if start == 0.0 {
+            return Ok(self);
+        }
+        let cutoff = self.cutoff(start);
+        let timesteps = self.solver.timesteps();
+        let mut n_kept = timesteps.iter().filter(|timestep| **timestep < cutoff).count();
+        // A step of two calls is not torn.
+        if self.solver.order() == 2 && n_kept.is_multiple_of(2) {
+            n_kept += 1;
+        }
+        let calls = timesteps.len().saturating_sub(n_kept)..self.calls.end;
+        self.with_calls(calls, start, 1.0)
+    }
+
+    /// Leaves out the last steps, for all but the last of several denoisers: those after the first `end` of the training timesteps.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Part`] if no step remains, or `end` is not in (0, 1].
+    ///
+    /// Source: diffusers 0.42 `StableDiffusionXLControlNetPipeline`, `denoising_end`.
+    pub fn with_denoising_end(self, end: f64) -> Result<Self, DiffusionError> {
+        if end == 1.0 {
+            return Ok(self);
+        }
+        let cutoff = self.cutoff(end);
+        let n_kept = self.timesteps().iter().filter(|timestep| **timestep >= cutoff).count();
+        let calls = self.calls.start..self.calls.start + n_kept;
+        self.with_calls(calls, 0.0, end)
+    }
+
+    /// The timestep where a part of the training timesteps is over.
+    fn cutoff(&self, part: f64) -> f64 {
+        let n_train_timesteps = self.n_train_timesteps as f64;
+        (n_train_timesteps - part * n_train_timesteps).round_ties_even()
+    }
+
+    fn with_calls(self, calls: Range<usize>, start: f64, end: f64) -> Result<Self, DiffusionError> {
+        if calls.is_empty() || !(0.0 <= start && start < end && end <= 1.0) {
+            return Err(DiffusionError::Part { start, end });
+        }
+        Ok(Self { calls, ..self })
     }
 
     /// What the network is told at each call. Most samplers call it once for each step; Heun's calls it again where a step ends, DPM++ SDE
     /// in its midst, and PNDM makes its second step twice, or its first three with four calls each. Linspace gives Euler's kin timesteps that are not whole.
     #[must_use]
     pub fn timesteps(&self) -> &[f64] {
-        &self.solver.timesteps()[self.n_skipped..]
+        &self.solver.timesteps()[self.calls.clone()]
     }
 
     /// Standard deviation of the noise to start from.
@@ -254,7 +319,7 @@ impl Sampler {
     /// noise to unscaled latents; the others, UniPC and DPM-Solver too, scale both.
     #[must_use]
     pub fn add_noise(&self, clean: Tensor<4>, noise: Tensor<4>, call: usize) -> Tensor<4> {
-        let level = self.solver.noising(self.n_skipped + call);
+        let level = self.solver.noising(self.calls.start + call);
         clean.cast(DType::F32) * level.alpha + noise.cast(DType::F32) * level.sigma
     }
 
@@ -264,7 +329,7 @@ impl Sampler {
     /// If `call` is not below the number of timesteps.
     #[must_use]
     pub fn scale_input(&self, sample: Tensor<4>, call: usize) -> Tensor<4> {
-        self.solver.scale_input(sample, self.n_skipped + call)
+        self.solver.scale_input(sample, self.calls.start + call)
     }
 
     /// The sample for the next call, or the clean latents after the last one.
@@ -288,7 +353,7 @@ impl Sampler {
         if call == 0 {
             self.solver.begin();
         }
-        self.solver.step(model_output, self.n_skipped + call, sample, noise)
+        self.solver.step(model_output, self.calls.start + call, sample, noise)
     }
 }
 

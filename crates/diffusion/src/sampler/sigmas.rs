@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::timesteps::Grid;
+use super::timesteps::{Grid, Steps};
 use crate::config::{PredictionType, ScheduleConfig, TimestepSpacing, choice, reject_true, unsupported};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
@@ -90,24 +90,25 @@ impl SigmaGrid {
     pub(super) fn new(
         schedule: &ScheduleConfig,
         json: &SchedulerJson,
-        n_steps: usize,
+        steps: &Steps,
     ) -> Result<Self, DiffusionError> {
+        let n_steps = steps.count();
         reject_true("use_exponential_sigmas", json.use_exponential_sigmas)?;
         reject_true("use_beta_sigmas", json.use_beta_sigmas)?;
         let schedule = NoiseSchedule::new(schedule)?;
         let spacing = choice(json.timestep_spacing.as_deref(), TimestepSpacing::Linspace)?;
-        let points = Grid {
+        let points = steps.points(Grid {
             spacing,
             n_points: n_steps,
             n_steps,
             n_train_timesteps: schedule.n_train_timesteps(),
             steps_offset: json.steps_offset.unwrap_or(0),
-        }
-        .points()?;
+        })?;
         let table = sigma_table(&schedule);
         let mut timesteps: Vec<f64> = points.into_iter().map(round_to_f32).collect();
         let mut sigmas: Vec<f64> = timesteps.iter().map(|&timestep| interpolate(&table, timestep)).collect();
         if json.use_karras_sigmas == Some(true) {
+            steps.check_not_chosen()?;
             sigmas = karras(
                 json.sigma_max.unwrap_or(sigmas[0]),
                 json.sigma_min.unwrap_or(sigmas[n_steps - 1]),

@@ -1,8 +1,78 @@
 //! Where the sampling timesteps lie among the training timesteps.
 
-use crate::config::TimestepSpacing;
+use crate::config::{TimestepSpacing, unsupported};
 use crate::error::DiffusionError;
 use crate::rounding::round_to_timestep;
+
+/// Which steps a sampler makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Steps {
+    /// So many, spaced as the config says.
+    Count(usize),
+    /// One at each of these training timesteps, which fall.
+    At(Vec<usize>),
+}
+
+impl From<usize> for Steps {
+    fn from(count: usize) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl Steps {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => *count,
+            Self::At(timesteps) => timesteps.len(),
+        }
+    }
+
+    /// For a sampler that chooses noise levels, and with them where the steps are.
+    pub(super) fn check_not_chosen(&self) -> Result<(), DiffusionError> {
+        match self {
+            Self::Count(_) => Ok(()),
+            Self::At(_) => Err(unsupported("use_karras_sigmas", true, "false, where timesteps are given")),
+        }
+    }
+
+    /// Those given, or those of the grid.
+    ///
+    /// # Errors
+    /// As [`Grid::points`], or if those given do not fall, or are no training timesteps.
+    pub(super) fn timesteps(&self, grid: Grid) -> Result<Vec<usize>, DiffusionError> {
+        match self {
+            Self::Count(_) => grid.timesteps(),
+            Self::At(timesteps) => checked(timesteps, grid.n_train_timesteps),
+        }
+    }
+
+    /// The same, but those of a linspace grid lie between the training timesteps.
+    ///
+    /// # Errors
+    /// As [`Self::timesteps`].
+    pub(super) fn points(&self, grid: Grid) -> Result<Vec<f64>, DiffusionError> {
+        match self {
+            Self::Count(_) => grid.points(),
+            Self::At(_) => Ok(self.timesteps(grid)?.into_iter().map(|timestep| timestep as f64).collect()),
+        }
+    }
+}
+
+/// Timesteps that somebody chose.
+///
+/// # Errors
+/// If there are none, they do not fall, or are no training timesteps.
+pub(super) fn checked(timesteps: &[usize], n_train_timesteps: usize) -> Result<Vec<usize>, DiffusionError> {
+    let falls = timesteps.is_sorted_by(|left, right| left > right);
+    if falls && timesteps.first().is_some_and(|first| *first < n_train_timesteps) {
+        Ok(timesteps.to_vec())
+    } else {
+        let last_timestep = n_train_timesteps - 1;
+        Err(DiffusionError::Timesteps { timesteps: timesteps.to_vec(), last_timestep })
+    }
+}
 
 /// A grid of training timesteps to sample on.
 #[derive(Debug, Clone, Copy)]

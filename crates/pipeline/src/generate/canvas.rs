@@ -40,7 +40,9 @@ impl Canvas {
             [request.n_pictures(), bundle.vae_config.latent_channels, height / factor, width / factor];
         let first = request.latents.clone().unwrap_or_else(|| noise.draw(shape, device));
         let Some(Originals { images, masks, strength }) = &request.originals else {
-            return (Self::default(), first * sampler.init_noise_sigma());
+            let is_on_the_way = request.denoising.start > 0.0;
+            let sigma = if is_on_the_way { 1.0 } else { sampler.init_noise_sigma() };
+            return (Self::default(), first * sigma);
         };
         let mut encode = |images: Tensor<4>| {
             let latents = bundle.vae.encode(images).sample(noise.draw(shape, device));

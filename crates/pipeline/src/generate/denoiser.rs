@@ -47,9 +47,13 @@ impl<'a> Denoiser<'a> {
         let [height, width] = request.size;
         let sizes = request.sizes.unwrap_or_else(|| MicroConditioning::uncropped(height, width));
         let embeddings = bundle.text.encode(&strs(&request.prompts), device);
-        let negative = (request.guidance_scale > 1.0).then(|| negative(bundle, request, &embeddings, device));
+        // A distilled model is told the guidance scale instead.
+        let is_told = bundle.unet_config.guidance_dim.is_some();
+        let negative = (request.guidance_scale > 1.0 && !is_told)
+            .then(|| negative(bundle, request, &embeddings, device));
         let with_sizes = |embeddings: PromptEmbeddings, sizes: MicroConditioning| {
-            embeddings.with_sizes(vec![sizes; request.n_pictures()]).cast(compute)
+            let conditioning = embeddings.with_sizes(vec![sizes; request.n_pictures()]).cast(compute);
+            Conditioning { guidance_scale: is_told.then_some(request.guidance_scale), ..conditioning }
         };
         let positive = with_sizes(embeddings, sizes);
         let both = negative.map(|negative| {

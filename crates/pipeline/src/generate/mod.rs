@@ -79,8 +79,10 @@ pub fn denoise(
     let denoiser = Denoiser::new(bundle, request, canvas.extra_input.clone(), &device);
     let shape = latents.dims();
     let mut guidance_scale = request.guidance_scale;
+    // A ControlNet acts in a part of the calls that there would be without an early end.
+    let n_calls = sampler.timesteps().len();
+    sampler = sampler.with_denoising_end(request.denoising.end).map_err(PipelineError::Scheduler)?;
     let timesteps = sampler.timesteps().to_vec();
-    let n_calls = timesteps.len();
     for (call, timestep) in timesteps.into_iter().enumerate() {
         let input = sampler.scale_input(latents.clone(), call);
         #[expect(clippy::cast_possible_truncation, reason = "it is an f32 or a whole number")]
@@ -98,9 +100,10 @@ pub fn denoise(
 }
 
 fn sampler(bundle: &Bundle, request: &Request<'_>) -> Result<Sampler, DiffusionError> {
-    let sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.n_steps)?;
-    match &request.originals {
-        Some(originals) => sampler.with_strength(originals.strength),
-        None => Ok(sampler),
-    }
+    let sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.steps.clone())?;
+    let sampler = match &request.originals {
+        Some(originals) => sampler.with_strength(originals.strength)?,
+        None => sampler,
+    };
+    sampler.with_denoising_start(request.denoising.start)
 }

@@ -1,7 +1,9 @@
 //! What is to be drawn.
 
+use std::ops::Range;
+
 use burn::prelude::*;
-use pyrograph_diffusion::SamplerKind;
+use pyrograph_diffusion::{SamplerKind, Steps};
 use pyrograph_unet::{ControlMode, ControlNet, MicroConditioning};
 
 use crate::bundle::Bundle;
@@ -24,7 +26,10 @@ pub struct Request<'a> {
     /// How the ControlNets act over the depths. If the first one pools, all guess.
     pub mode: ControlMode,
     /// Denoising steps.
-    pub n_steps: usize,
+    pub steps: Steps,
+    /// The part of the way from noise to picture that is made, 0 to 1 the whole; another model may make the rest. If it does not begin with 0,
+    /// `latents` are those that the part before ended with.
+    pub denoising: Range<f64>,
     /// Classifier-free guidance; 1 or less turns it off.
     pub guidance_scale: f64,
     /// The sampler.
@@ -94,7 +99,8 @@ impl Request<'_> {
             originals: None,
             controls: Vec::new(),
             mode: ControlMode::Balanced,
-            n_steps: 50,
+            steps: Steps::Count(50),
+            denoising: 0.0..1.0,
             guidance_scale: 7.5,
             sampler: SamplerKind::UniPc,
             latents: None,
@@ -146,6 +152,9 @@ impl Request<'_> {
             if !(0.0 <= *start && start < end && *end <= 1.0) {
                 return Err(PipelineError::ControlWindow { start: *start, end: *end });
             }
+        }
+        if self.denoising.start > 0.0 && self.latents.is_none() {
+            return Err(PipelineError::NoLatents { start: self.denoising.start });
         }
         if let Some(latents) = &self.latents {
             let expected = [n_pictures, bundle.vae_config.latent_channels, height / factor, width / factor];

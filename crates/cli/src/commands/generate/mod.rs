@@ -6,7 +6,7 @@ mod output;
 use std::ops::ControlFlow;
 
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, Control, ControlMode, Request, StepEnd, generate_with, load_controlnet,
+    Bundle, BundleOptions, Control, ControlMode, Request, StepEnd, denoise, load_controlnet,
 };
 
 use self::inputs::{Canvas, Pictures, each};
@@ -54,7 +54,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
     let is_sdxl = bundle.text.second.is_some();
     let guidance_scale = args.steps.guidance_scale.unwrap_or(GUIDANCE_SCALES[usize::from(is_sdxl)]);
     let mut bar = progress::steps(output, pictures.n_all());
-    let mut drawn = Vec::with_capacity(pictures.n_all());
+    let (mut drawn, mut ends_of_way) = (Vec::new(), Vec::new());
     for batch in pictures.batches(args.prompts.batch_size) {
         let n_pictures = batch.prompts.len();
         let controls = nets.iter().zip(&hints).enumerate().map(|(idx, ((controlnet, _), hint))| Control {
@@ -68,7 +68,8 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
             negative_prompts: batch.negative_prompts,
             controls: controls.collect(),
             mode: if args.controls.guess_mode { ControlMode::Guess } else { ControlMode::Balanced },
-            n_steps: args.steps.num_inference_steps.get(),
+            steps: args.steps.steps(),
+            denoising: args.steps.denoising_start..args.steps.denoising_end,
             guidance_scale,
             sampler: args.steps.scheduler,
             seeds: batch.seeds,
@@ -78,24 +79,19 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
             originals: canvas.originals(n_pictures, &device),
             ..Request::new(batch.prompts, size)
         };
-        let mut fault = None;
-        let finished =
-            generate_with(&bundle, &request, &mut |StepEnd { call, n_calls, latents, .. }| {
-                bar(&batch.numbers, call + 1, n_calls);
-                let Some(path) = out.preview_of(call, n_calls) else { return ControlFlow::Continue(()) };
-                match output::save(bundle.decode(latents.clone()), path) {
-                    Ok(_) => ControlFlow::Continue(()),
-                    Err(error) => {
-                        fault = Some(error);
-                        ControlFlow::Break(())
-                    }
-                }
-            })?;
-        match (finished, fault) {
-            (Some(batch_drawn), _) => drawn.extend(out.write(drawn.len(), &batch_drawn)?),
-            (None, Some(error)) => return Err(error),
-            (None, None) => unreachable!("only a fault stops it"),
-        }
+        let mut on_step = |StepEnd { call, n_calls, latents, .. }: StepEnd<'_>| {
+            bar(&batch.numbers, call + 1, n_calls);
+            if let Some(path) = out.preview_of(call, n_calls)
+                && let Err(error) = output::save(&bundle.decode(latents.clone()), path)
+            {
+                tracing::warn!("no preview: {error:#}");
+            }
+            ControlFlow::Continue(())
+        };
+        let latents = denoise(&bundle, &request, &mut on_step)?.expect("nobody stops it");
+        ends_of_way.push(latents.clone());
+        drawn.extend(out.write(drawn.len(), &bundle.decode(latents))?);
     }
+    out.write_latents(ends_of_way)?;
     out.finish(&drawn, args.prompts.num_images_per_prompt.get())
 }

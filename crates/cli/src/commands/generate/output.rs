@@ -1,9 +1,11 @@
 //! The files that are written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use pyrograph_data::{RgbImage, grid, rgb_from_unit, save_png};
+use pyrograph_weights::{SystemDisk, save_tensors};
 
 use crate::args::{FileArgs, UsageError};
 
@@ -16,10 +18,9 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(super) fn new(files: &'a FileArgs, n_pictures: usize) -> Result<Self, UsageError> {
-        for picture in
-            [Some(&files.output), files.grid.as_ref(), files.preview.as_ref()].into_iter().flatten()
-        {
-            check_folder(picture)?;
+        let others = [&files.grid, &files.preview, &files.output_latents].into_iter().flatten();
+        for file in others.chain([&files.output]) {
+            check_folder(file)?;
         }
         Ok(Self { files, n_pictures })
     }
@@ -33,7 +34,18 @@ impl<'a> Output<'a> {
     /// Writes pictures, `[pictures, 3, height, width]` in [0, 1], the first of which has the number `first`.
     pub(super) fn write(&self, first: usize, pictures: &Tensor<4>) -> anyhow::Result<Vec<RgbImage>> {
         let [n_pictures, ..] = pictures.dims();
-        (0..n_pictures).map(|idx| save(pictures.clone().narrow(0, idx, 1), &self.path(first + idx))).collect()
+        (0..n_pictures)
+            .map(|idx| save(&pictures.clone().narrow(0, idx, 1), &self.path(first + idx)))
+            .collect()
+    }
+
+    /// Writes the latents of all pictures, batch by batch, if they are wanted.
+    pub(super) fn write_latents(&self, batches: Vec<Tensor<4>>) -> anyhow::Result<()> {
+        let Some(path) = &self.files.output_latents else { return Ok(()) };
+        let latents = Tensor::cat(batches, 0).into_data();
+        let tensors = BTreeMap::from([("latents".to_owned(), latents)]);
+        save_tensors(path, &tensors, &BTreeMap::new(), &SystemDisk)?;
+        Ok(())
     }
 
     /// Writes the grid and tells where everything is.
@@ -63,10 +75,10 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes the only picture of a batch, `[1, 3, height, width]` in [0, 1].
-pub(super) fn save(picture: Tensor<4>, path: &Path) -> anyhow::Result<RgbImage> {
-    let [.., height, width] = picture.dims();
-    let pixels = picture.narrow(0, 0, 1).try_into_vec_as::<f32>()?;
+/// Writes the first picture of a batch, `[pictures, 3, height, width]` in [0, 1].
+pub(super) fn save(pictures: &Tensor<4>, path: &Path) -> anyhow::Result<RgbImage> {
+    let [.., height, width] = pictures.dims();
+    let pixels = pictures.clone().narrow(0, 0, 1).try_into_vec_as::<f32>()?;
     let picture = rgb_from_unit(&pixels, u32::try_from(width)?, u32::try_from(height)?)?;
     save_png(&picture, path)?;
     Ok(picture)
