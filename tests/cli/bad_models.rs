@@ -249,6 +249,67 @@ fn an_sdxl_base_needs_all_of_its_parts() {
 }
 
 #[test]
+fn another_vae_must_be_one_and_fit_the_base() {
+    let desk = Desk::new();
+    let check = |vae: &str, message: Expect| {
+        let flag = format!("--pretrained_vae_model_name_or_path={vae}");
+        desk.refuses(&format!("{TRAIN} --train_data_dir=circles {flag}"), message);
+    };
+    check(
+        "stabilityai/sdxl-vae",
+        expect![[r#"
+        error: `--pretrained_vae_model_name_or_path`: `stabilityai/sdxl-vae` is not a folder
+
+        hint: nothing is downloaded; to fetch it from the Hub, run `hf download stabilityai/sdxl-vae --local-dir DIR`
+    "#]],
+    );
+    check(
+        "controlnet",
+        expect![[r#"
+            error: cannot use the model
+              caused by: cannot load the VAE
+              caused by: `controlnet` is a ControlNet (ControlNetModel), not a AutoencoderKL folder
+
+            hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has it as `vae`
+        "#]],
+    );
+    super::copy(&desk.path("base/vae"), &desk.path("vae"));
+    desk.set_json("vae/config.json", "latent_channels", 16);
+    check(
+        "vae",
+        expect![[r#"
+        error: cannot use the model
+          caused by: the UNet and the VAE do not belong together: `latent channels` is 4 and 16
+
+        hint: use the VAE that the base model was trained with, or a finetuned one of its family
+    "#]],
+    );
+    desk.set_json("vae/config.json", "latent_channels", 4);
+    desk.set_json("vae/config.json", "scaling_factor", 0.13025);
+    check(
+        "vae",
+        expect![[r#"
+        error: cannot use the model
+          caused by: the base model and the VAE do not belong together: `scaling_factor` is 0.18215 and 0.13025
+
+        hint: use a VAE for the base model's family: others scale their latents otherwise
+    "#]],
+    );
+    super::copy(&desk.path("base/vae"), &desk.path("vae"));
+    fs::remove_file(desk.path("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    check(
+        "vae",
+        expect![[r#"
+        error: cannot use the model
+          caused by: cannot load the VAE
+          caused by: `vae` has no diffusion_pytorch_model.safetensors or model.safetensors; it has config.json
+
+        hint: the download or the copy is incomplete; fetch the folder again
+    "#]],
+    );
+}
+
+#[test]
 fn a_controlnet_of_another_base_is_refused() {
     let other = |desk: &Desk| {
         desk.done("init-base other");
@@ -260,6 +321,22 @@ fn a_controlnet_of_another_base_is_refused() {
         "",
         expect![[r#"
             error: the UNet and the ControlNet do not belong together: `cross_attention_dim` is 64 and 12
+
+            hint: use a ControlNet that was trained for this base model
+        "#]],
+    );
+}
+
+#[test]
+fn a_controlnet_of_another_family_is_refused_before_its_weights_are_read() {
+    let desk = Desk::new();
+    desk.set_json("controlnet/config.json", "cross_attention_dim", 2048);
+    fs::remove_file(desk.path("controlnet/diffusion_pytorch_model.safetensors")).unwrap();
+    desk.refuses(
+        &format!("{TRAIN} --train_data_dir=circles --controlnet_model_name_or_path=controlnet"),
+        expect![[r#"
+            error: cannot use the model
+              caused by: this ControlNet is for SDXL: cross-attention 2048, the base has 12
 
             hint: use a ControlNet that was trained for this base model
         "#]],

@@ -71,7 +71,7 @@ const FLAGS: &[(Fate, &str)] = &[
     (Built, "--validation_steps 9"),
     (Built, "--tracker_project_name train_controlnet"),
     // Of some.
-    (Refused, "--pretrained_vae_model_name_or_path vae"),
+    (Built, "--pretrained_vae_model_name_or_path base/vae"),
     (Built, "--crops_coords_top_left_h 8"),
     (Built, "--crops_coords_top_left_w 8"),
     (Accepted, "--enable_npu_flash_attention"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pyrograph::backend;
 use pyrograph_data::CacheCounts;
-use pyrograph_train::{CacheKind, CacheUse, TrainConfig, Trainer};
+use pyrograph_train::{CacheKind, CacheUse, TrainConfig, TrainError, Trainer};
 use tempfile::TempDir;
 
 use super::{base, circles_of, plan};
@@ -145,6 +145,34 @@ fn other_pictures_another_resolution_and_other_encoders_find_nothing_of_their_ow
     let tile = image::RgbImage::from_pixel(32, 32, image::Rgb([90, 20, 200]));
     tile.save(images.join("00000.png")).expect("another picture");
     check(bench.cache_use(|_| {}), 1, 0);
+}
+
+#[test]
+fn another_vae_encodes_anew_and_is_another_run() {
+    let bench = Bench::new();
+    bench.train("first", |_| {});
+    let with_vae = |name: &'static str| {
+        let vae = bench.path(name);
+        move |config: &mut TrainConfig| config.model.pretrained_vae_model_name_or_path = Some(vae)
+    };
+    // The same weights elsewhere are found, be it in a folder of their own or in a model's.
+    crate::cli::copy(&base(), &bench.path("model"));
+    crate::cli::copy(&bench.path("base/vae"), &bench.path("vae"));
+    assert_all_read(bench.cache_use(with_vae("model")));
+    assert_all_read(bench.cache_use(with_vae("vae")));
+    nudge(&bench.path("vae/diffusion_pytorch_model.safetensors"));
+    let found = bench.cache_use(with_vae("vae"));
+    assert_eq!((found.latents.computed, found.prompts.computed), (N_CIRCLES, 0), "{found:?}");
+
+    let resumed = plan(bench.dir.path(), &bench.path("first"), |config| {
+        config.evaluation.num_eval_samples = 2;
+        config.checkpoint.resume_from_checkpoint = Some("latest".into());
+        with_vae("vae")(config);
+    });
+    let error = Trainer::new(resumed, &backend::device()).expect_err("another VAE");
+    let TrainError::ResumeMismatch { differences, .. } = error else { panic!("{error}") };
+    let keys: Vec<&str> = differences.iter().map(|difference| difference.key.as_str()).collect();
+    assert_eq!(keys, ["base model"]);
 }
 
 /// Changes the last bits of a file's last number.

@@ -48,7 +48,7 @@ fn train(dir: &Path, name: &str, change: impl FnOnce(&mut TrainConfig)) -> (Seen
 }
 
 /// The element types of a module's matrices and kernels, and of its vectors.
-fn types<M: Module>(module: &M) -> [Vec<DType>; 2] {
+pub(crate) fn types<M: Module>(module: &M) -> [Vec<DType>; 2] {
     #[derive(Default)]
     struct Types([Vec<DType>; 2]);
     impl ModuleVisitor for Types {

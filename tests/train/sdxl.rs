@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use pyrograph::backend;
-use pyrograph_train::{Event, Observer, TrainConfig, TrainError, Trainer};
+use pyrograph_data::Interpolation;
+use pyrograph_train::{Event, MixedPrecision, Observer, TrainConfig, TrainError, Trainer};
 
+use super::precision::types;
 use super::{circles, plan};
 
 fn base() -> PathBuf {
@@ -86,4 +89,43 @@ fn sizes_and_crops_matter_from_the_first_step_on() {
     // These pictures have the size of the training.
     assert_eq!(real, same);
     assert_ne!(real, cropped);
+}
+
+#[test]
+fn the_vae_stays_in_f32_unless_its_config_says_that_it_need_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    circles(dir.path());
+    let vae = dir.path().join("vae");
+    crate::cli::copy(&base().join("vae"), &vae);
+    let check = |expected: DType| {
+        let plan = plan(dir.path(), &dir.path().join("out"), |config| {
+            config.model.pretrained_model_name_or_path = Some(base());
+            config.model.pretrained_vae_model_name_or_path = Some(vae.clone());
+            config.precision.mixed_precision = MixedPrecision::Bf16;
+        });
+        let trainer = Trainer::new(plan, &backend::device()).expect("a trainer");
+        assert_eq!(types(&trainer.bundle().vae)[0], [expected]);
+        assert_eq!(types(&trainer.bundle().unet)[0], [DType::BF16]);
+    };
+    check(DType::F32);
+    let config = fs::read_to_string(vae.join("config.json")).expect("a config");
+    fs::write(vae.join("config.json"), config.replace("\"force_upcast\": true", "\"force_upcast\": false"))
+        .expect("another config");
+    check(DType::BF16);
+}
+
+#[test]
+fn pictures_are_resized_as_by_the_script_of_the_bases_family() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let interpolation = |change: fn(&mut TrainConfig)| {
+        plan(dir.path(), &dir.path().join("out"), change).data.transform.interpolation
+    };
+    assert_eq!(interpolation(|_| {}), Interpolation::Bilinear);
+    let of_xl = |config: &mut TrainConfig| config.model.pretrained_model_name_or_path = Some(base());
+    assert_eq!(interpolation(of_xl), Interpolation::Lanczos);
+    let given = |config: &mut TrainConfig| {
+        config.model.pretrained_model_name_or_path = Some(base());
+        config.data.image_interpolation_mode = Some(Interpolation::Box);
+    };
+    assert_eq!(interpolation(given), Interpolation::Box);
 }

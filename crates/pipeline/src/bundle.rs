@@ -14,6 +14,8 @@ use pyrograph_weights::{
 };
 use serde_json::Value;
 
+use crate::compatible::ensure_equal;
+use crate::configs::BundleConfigs;
 use crate::error::PipelineError;
 use crate::precision::Precision;
 use crate::prompts::{TextEncoder, TextEncoders};
@@ -71,6 +73,8 @@ pub struct BundleOptions<'a> {
     pub tokenizer: Option<&'a Path>,
     /// Another UNet's folder, as a run with an unlocked base model writes it.
     pub unet: Option<&'a Path>,
+    /// Another VAE's folder, or that of a model that has one.
+    pub vae: Option<&'a Path>,
 }
 
 impl Bundle {
@@ -81,15 +85,15 @@ impl Bundle {
     pub fn open(path: &Path, options: &BundleOptions<'_>, device: &Device) -> Result<Self, PipelineError> {
         let variant = options.variant;
         let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
+        // Before gigabytes are read.
+        BundleConfigs::open(path, options.vae)?;
 
         let (unet, unet_config) = match options.unet {
             Some(path) => load_unet(path, None, device)?,
             None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, variant, device)?,
         };
 
-        let dir = folder.component("vae", &["AutoencoderKL"]).map_err(weights("VAE"))?;
-        let json: VaeJson = dir.config().map_err(weights("VAE"))?;
-        let vae_config = VaeConfig::try_from(json).map_err(config("VAE"))?;
+        let (dir, vae_config) = vae_folder(&folder, options.vae)?;
         let load = LoadOptions {
             renames: Renames::new(pyrograph_vae::RENAMES),
             aliases: pyrograph_vae::LEGACY_ALIASES,
@@ -129,12 +133,10 @@ impl Bundle {
         self.vae.devices().into_iter().next().expect("a VAE has weights")
     }
 
-    /// Whether the UNet is told of a mask and of what is kept beside the latents.
-    ///
-    /// Source: diffusers `StableDiffusionInpaintPipeline` (0.42), `num_channels_unet == 9`.
+    /// As [`BundleConfigs::is_for_inpainting`].
     #[must_use]
     pub fn is_for_inpainting(&self) -> bool {
-        self.unet_config.in_channels == 2 * self.vae_config.latent_channels + 1
+        self.configs().is_for_inpainting()
     }
 
     /// The pictures of clean latents.
@@ -150,49 +152,38 @@ impl Bundle {
 
     /// Whether the parts belong together.
     fn check_parts(&self) -> Result<(), PipelineError> {
-        let Self { unet_config: unet, vae_config: vae, text, .. } = self;
-        if !self.is_for_inpainting() {
-            ensure_equal("UNet", "VAE", "latent channels", [unet.in_channels, vae.latent_channels])?;
-        }
-        ensure_equal("UNet", "text encoder", "prompt width", [unet.context_dim, text.context_dim()])?;
-        for encoder in text.iter() {
-            let n_tokens = [text.n_tokens(), encoder.tokenizer.model_max_length()];
+        for encoder in self.text.iter() {
+            let n_tokens = [self.text.n_tokens(), encoder.tokenizer.model_max_length()];
             ensure_equal("tokenizer", "second tokenizer", "model_max_length", n_tokens)?;
         }
-        let pooled = |dim: Option<usize>| dim.map_or_else(|| "none".to_owned(), |dim| dim.to_string());
-        let (wanted, given) = (unet.added.map(|added| added.pooled_dim), text.pooled_dim());
-        ensure_equal("UNet", "text encoder", "pooled prompt width", [pooled(wanted), pooled(given)])
+        self.configs().check()
     }
 
     /// Whether a ControlNet can steer this model.
     ///
     /// # Errors
-    /// [`PipelineError::Mismatch`] names the first thing that differs.
+    /// [`PipelineError::OtherFamily`], else [`PipelineError::Mismatch`] with the first thing that differs.
     pub fn check_controlnet(&self, controlnet: &ControlNetConfig) -> Result<(), PipelineError> {
-        let scale_factor = controlnet.hint.scale_factor();
-        ensure_equal(
-            "VAE",
-            "ControlNet",
-            "scale factor",
-            [self.vae_config.pixels_per_latent(), scale_factor],
-        )?;
-        let ControlNetConfig { unet, .. } = controlnet;
-        let ours = &self.unet_config;
-        // It sees the latents only, also where the UNet is told of a mask.
-        let n_channels = [self.vae_config.latent_channels, unet.in_channels];
-        ensure_equal("VAE", "ControlNet", "in_channels", n_channels)?;
-        ensure_equal("UNet", "ControlNet", "cross_attention_dim", [ours.context_dim, unet.context_dim])?;
-        let added = |config: &UnetConfig| match &config.added {
-            Some(added) => format!("text_time of {} features", added.input_dim()),
-            None => "null".to_owned(),
-        };
-        ensure_equal("UNet", "ControlNet", "addition_embed_type", [added(ours), added(unet)])?;
-        let widths = |config: &UnetConfig| -> Vec<[usize; 2]> {
-            config.stages.iter().map(|stage| [stage.channels, stage.n_resnets]).collect()
-        };
-        let (ours, theirs) = (format!("{:?}", widths(ours)), format!("{:?}", widths(unet)));
-        ensure_equal("UNet", "ControlNet", "channels and layers of the blocks", [ours, theirs])
+        self.configs().check_controlnet(controlnet)
     }
+}
+
+/// The VAE of a model, or another one: its own folder or that of another model, whose `vae` it then is.
+pub(crate) fn vae_folder(
+    folder: &PipelineFolder,
+    other: Option<&Path>,
+) -> Result<(ComponentDir, VaeConfig), PipelineError> {
+    const CLASS: &str = "AutoencoderKL";
+    let dir = match other {
+        None => folder.component("vae", &[CLASS]),
+        Some(path) => match PipelineFolder::open(path, &[SD, SDXL]) {
+            Ok(model) => model.component("vae", &[CLASS]),
+            Err(_) => ComponentDir::open(path, &[CLASS]),
+        },
+    };
+    let dir = dir.map_err(weights("VAE"))?;
+    let json: VaeJson = dir.config().map_err(weights("VAE"))?;
+    Ok((dir, VaeConfig::try_from(json).map_err(config("VAE"))?))
 }
 
 /// Where a text encoder is in the folder, and what it is called in errors.
@@ -247,19 +238,6 @@ impl TextPart {
         tokenizer.check_fits(&text_config).map_err(PipelineError::Tokenizer)?;
         Ok(TextEncoder { tokenizer, model, config: text_config })
     }
-}
-
-fn ensure_equal<T: PartialEq + ToString>(
-    left: &'static str,
-    right: &'static str,
-    key: &'static str,
-    values: [T; 2],
-) -> Result<(), PipelineError> {
-    if values[0] == values[1] {
-        return Ok(());
-    }
-    let [left_value, right_value] = values.map(|value| value.to_string());
-    Err(PipelineError::Mismatch { left, right, key, left_value, right_value })
 }
 
 /// Loads a UNet folder onto a device, by the weight files of a variant if one is named.

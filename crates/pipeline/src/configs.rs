@@ -4,10 +4,11 @@ use std::path::Path;
 
 use pyrograph_text::ClipTextConfig;
 use pyrograph_unet::{ControlNetConfig, ControlNetJson, UnetConfig, UnetJson};
-use pyrograph_vae::{VaeConfig, VaeJson};
+use pyrograph_vae::VaeConfig;
 use pyrograph_weights::{ComponentDir, PipelineFolder};
 
-use crate::bundle::{SD, SDXL, TextPart, config, weights};
+use crate::bundle::{SD, SDXL, TextPart, config, vae_folder, weights};
+use crate::compatible::ensure_equal;
 use crate::{Bundle, PipelineError};
 
 /// What the networks of a Stable Diffusion model are made from.
@@ -35,26 +36,42 @@ impl BundleConfigs {
         Self { unet: UnetConfig::sdxl(), vae: VaeConfig::sdxl(), text }
     }
 
-    /// Reads the configs of a folder in diffusers' layout; no weights are looked for.
+    /// Reads the configs of a folder in diffusers' layout, and that of another VAE if one is given; no weights are looked
+    /// for.
     ///
     /// # Errors
-    /// [`PipelineError`] names the part that is missing or of another kind.
-    pub fn open(path: &Path) -> Result<Self, PipelineError> {
+    /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
+    pub fn open(path: &Path, vae: Option<&Path>) -> Result<Self, PipelineError> {
         let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
         let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
         let unet: UnetJson = dir.config().map_err(weights("UNet"))?;
-        let dir = folder.component("vae", &["AutoencoderKL"]).map_err(weights("VAE"))?;
-        let vae: VaeJson = dir.config().map_err(weights("VAE"))?;
+        let own_vae = vae_folder(&folder, None).map(|(_, config)| config);
+        let vae = match vae {
+            None => own_vae?,
+            Some(path) => {
+                let (_, vae) = vae_folder(&folder, Some(path))?;
+                // The families' VAEs differ in little else. A base without a VAE of its own knows no better.
+                if let Ok(own) = own_vae {
+                    let factors = [own.scaling_factor, vae.scaling_factor];
+                    ensure_equal("base model", "VAE", "scaling_factor", factors)?;
+                }
+                vae
+            }
+        };
         let mut text = vec![TextPart::FIRST.config(&folder)?.1];
         if folder.class() == SDXL {
             text.push(TextPart::SECOND.config(&folder)?.1);
         }
-        Ok(Self {
-            unet: UnetConfig::try_from(unet).map_err(config("UNet"))?,
-            vae: VaeConfig::try_from(vae).map_err(config("VAE"))?,
-            text,
-        })
+        let configs = Self { unet: UnetConfig::try_from(unet).map_err(config("UNet"))?, vae, text };
+        configs.check()?;
+        Ok(configs)
     }
+}
+
+/// Whether a folder holds a model of SDXL; not, too, if it cannot be read.
+#[must_use]
+pub fn is_xl(path: &Path) -> bool {
+    PipelineFolder::open(path, &[SDXL]).is_ok()
 }
 
 impl Bundle {

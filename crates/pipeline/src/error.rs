@@ -6,6 +6,8 @@ use pyrograph_diffusion::DiffusionError;
 use pyrograph_text::TextError;
 use pyrograph_weights::WeightsError;
 
+use crate::Family;
+
 /// A model that cannot be loaded, or a request that does not fit it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,6 +36,16 @@ pub enum PipelineError {
     /// The scheduler's config, or a number of steps that it cannot make.
     #[error("cannot use the scheduler")]
     Scheduler(#[source] DiffusionError),
+    /// A ControlNet of another family than the base model.
+    #[error("this ControlNet is for {family}: cross-attention {context_dim}, the base has {base_dim}")]
+    OtherFamily {
+        /// The ControlNet's.
+        family: Family,
+        /// The width of prompts that it attends to.
+        context_dim: usize,
+        /// That of the base model.
+        base_dim: usize,
+    },
     /// Two models that do not belong together.
     #[error("the {left} and the {right} do not belong together: `{key}` is {left_value} and {right_value}")]
     Mismatch {
@@ -138,6 +150,16 @@ impl PipelineError {
             Self::Scheduler(source) => source.hint(),
             Self::NotEmpty { .. } => Some("give a folder that does not exist yet".to_owned()),
             Self::Io { .. } => None,
+            Self::OtherFamily { family, base_dim, .. } => Some(match Family::of_context(*base_dim) {
+                Some(base) => format!("use a ControlNet for {base}, or a base model of {family}"),
+                None => "use a ControlNet that was trained for this base model".to_owned(),
+            }),
+            Self::Mismatch { left: "base model", .. } => {
+                Some("use a VAE for the base model's family: others scale their latents otherwise".to_owned())
+            }
+            Self::Mismatch { right: "VAE", .. } => {
+                Some("use the VAE that the base model was trained with, or a finetuned one of its family".to_owned())
+            }
             Self::Mismatch { right: "ControlNet", .. } => {
                 Some("use a ControlNet that was trained for this base model".to_owned())
             }
@@ -172,6 +194,10 @@ fn kind_hint(component: &str, source: &WeightsError) -> Option<String> {
         }
         "ControlNet" => {
             "a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights"
+        }
+        "VAE" => {
+            "a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has \
+             it as `vae`"
         }
         _ => return None,
     };

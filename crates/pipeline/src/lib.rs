@@ -1,6 +1,7 @@
 //! A loaded Stable Diffusion model and what can be drawn with it and a ControlNet.
 
 mod bundle;
+mod compatible;
 mod configs;
 mod embedded;
 mod error;
@@ -17,7 +18,8 @@ pub use bundle::{
     Bundle, BundleOptions, NoNegative, load_controlnet, load_unet, save_controlnet, save_controlnet_as,
     save_unet,
 };
-pub use configs::{BundleConfigs, controlnet_config};
+pub use compatible::Family;
+pub use configs::{BundleConfigs, controlnet_config, is_xl};
 pub use error::PipelineError;
 pub use generate::{Control, Originals, Request, StepEnd, denoise, generate, generate_with};
 pub use infotext::{ControlUnit, INFOTEXT_KEYWORD, Infotext, ScheduleType};

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::{Bundle, TextEncoder, TextEncoders};
+use crate::{Bundle, BundleConfigs, TextEncoder, TextEncoders};
 
 /// In which floating-point formats frozen weights are kept and networks compute.
 ///
@@ -12,7 +12,7 @@ use crate::{Bundle, TextEncoder, TextEncoders};
 /// rounding costs. Norms, softmax and losses are computed in f32 whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
-    /// Of the matrices and kernels of UNet, VAE and text encoder.
+    /// Of the matrices and kernels of UNet, VAE and text encoder, but see [`BundleConfigs::vae_weights`].
     pub weights: DType,
     /// Of the activations of UNet and ControlNet.
     pub compute: DType,
@@ -23,14 +23,28 @@ impl Precision {
     pub const F32: Self = Self { weights: DType::F32, compute: DType::F32 };
 }
 
+impl BundleConfigs {
+    /// The format of the VAE's matrices and kernels. SDXL's VAE stays in f32, because it is said to overflow in half
+    /// precision, unless its config says that it does not.
+    ///
+    /// Source: diffusers `train_controlnet_sdxl.py` (0.42), which keeps the base's VAE in f32 and casts any other; and
+    /// `force_upcast`, by which its pipeline decides.
+    #[must_use]
+    pub fn vae_weights(&self, precision: Precision) -> DType {
+        let is_xl = self.text.len() > 1;
+        if is_xl && self.vae.force_upcast { DType::F32 } else { precision.weights }
+    }
+}
+
 impl Bundle {
     /// The same networks in another precision.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
+        let vae = &mut CastWeights { dtype: self.configs().vae_weights(precision) };
         let cast = &mut CastWeights { dtype: precision.weights };
         Self {
             unet: self.unet.map(cast),
-            vae: self.vae.map(cast),
+            vae: self.vae.map(vae),
             text: TextEncoders {
                 first: TextEncoder { model: self.text.first.model.map(cast), ..self.text.first },
                 second: self

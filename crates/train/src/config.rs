@@ -60,6 +60,8 @@ pub struct TrainConfig {
 pub struct ModelSection {
     /// A Stable Diffusion folder in diffusers' layout. Required.
     pub pretrained_model_name_or_path: Option<PathBuf>,
+    /// A VAE's folder, or that of a model with one. Left out: the VAE of the Stable Diffusion folder.
+    pub pretrained_vae_model_name_or_path: Option<PathBuf>,
     /// The ControlNet to start from. Left out: a new one made from the UNet.
     pub controlnet_model_name_or_path: Option<PathBuf>,
     /// Channels of a new ControlNet's hint embedding, finest level first; each after the first halves width and height.
@@ -78,6 +80,7 @@ impl Default for ModelSection {
     fn default() -> Self {
         Self {
             pretrained_model_name_or_path: None,
+            pretrained_vae_model_name_or_path: None,
             controlnet_model_name_or_path: None,
             conditioning_embedding_out_channels: None,
             tokenizer_name: None,
@@ -105,9 +108,9 @@ pub struct DataSection {
     pub max_train_samples: Option<NonZeroUsize>,
     /// Width and height of the training images in pixels, a multiple of 8. Default: 512.
     pub resolution: usize,
-    /// The filter of the resize. Default: bilinear (fixed in `train_controlnet.py`; the flag is that of
-    /// `train_controlnet_sdxl.py`).
-    pub image_interpolation_mode: Interpolation,
+    /// The filter of the resize. Left out: lanczos for SDXL (the default of `train_controlnet_sdxl.py`, whose flag it is), else
+    /// bilinear (fixed in `train_controlnet.py`).
+    pub image_interpolation_mode: Option<Interpolation>,
     /// With either of these two SDXL is told of every sample that its file had the size of the training and was cropped
     /// here, as by `train_controlnet_sdxl.py`; the other one is then 0. Left out: the real size and crop of each sample.
     pub crops_coords_top_left_h: Option<usize>,
@@ -132,7 +135,7 @@ impl Default for DataSection {
             caption_column: "text".to_owned(),
             max_train_samples: None,
             resolution: 512,
-            image_interpolation_mode: Interpolation::Bilinear,
+            image_interpolation_mode: None,
             crops_coords_top_left_h: None,
             crops_coords_top_left_w: None,
             proportion_empty_prompts: 0.0,

@@ -72,6 +72,8 @@ pub struct TrainPlan {
 pub struct ModelPlan {
     /// A Stable Diffusion folder in diffusers' layout.
     pub base: PathBuf,
+    /// A VAE's folder, or that of a model with one, if not the base's own.
+    pub vae: Option<PathBuf>,
     /// Where the ControlNet comes from.
     pub controlnet: ControlNetSource,
     /// A tokenizer's folder, if not the base's own.

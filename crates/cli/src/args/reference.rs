@@ -159,9 +159,6 @@ pub(crate) struct ReferenceArgs {
     /// Refused: a run has one device.
     #[arg(long, hide_short_help = true)]
     distributed: bool,
-    /// Refused: the VAE is that of the Stable Diffusion folder.
-    #[arg(long, hide_short_help = true, value_name = "DIR")]
-    pretrained_vae_model_name_or_path: Option<String>,
 }
 
 impl ReferenceArgs {
@@ -191,11 +188,6 @@ impl ReferenceArgs {
                 self.distributed,
                 "distributed",
                 "leave it out: a run has one device; --gradient_accumulation_steps makes a batch as large",
-            ),
-            (
-                self.pretrained_vae_model_name_or_path.is_some(),
-                "pretrained_vae_model_name_or_path",
-                "put that VAE into the folder `vae` of a copy of the base model",
             ),
         ];
         refused.into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, hint)| (flag.to_owned(), hint))

@@ -80,6 +80,9 @@ struct ModelArgs {
     /// A Stable Diffusion folder in diffusers' layout [required, here or in the preset].
     #[arg(long, value_name = "DIR")]
     pretrained_model_name_or_path: Option<PathBuf>,
+    /// Another VAE: its folder, or that of a model with one [default: the VAE of the Stable Diffusion folder].
+    #[arg(long, value_name = "DIR")]
+    pretrained_vae_model_name_or_path: Option<PathBuf>,
     /// The ControlNet to start from [default: a new one made from the UNet].
     #[arg(long, value_name = "DIR")]
     controlnet_model_name_or_path: Option<PathBuf>,
@@ -121,7 +124,7 @@ struct DataArgs {
     /// Width and height of the training images in pixels, a multiple of 8 [default: 512].
     #[arg(long, value_name = "PIXELS")]
     resolution: Option<usize>,
-    /// The filter that images are resized with [default: bilinear].
+    /// The filter that images are resized with [default: lanczos for SDXL, else bilinear].
     #[arg(long, value_parser = choice::<Interpolation>(Interpolation::ALL.map(Interpolation::name)), value_name = "FILTER")]
     image_interpolation_mode: Option<Interpolation>,
     /// Tell SDXL of every sample that its file had the size of the training and was cropped so far from the top [default:
@@ -326,6 +329,7 @@ impl ModelArgs {
     fn apply(&self, config: &mut TrainConfig) {
         let model = &mut config.model;
         set_some(&mut model.pretrained_model_name_or_path, &self.pretrained_model_name_or_path);
+        set_some(&mut model.pretrained_vae_model_name_or_path, &self.pretrained_vae_model_name_or_path);
         set_some(&mut model.controlnet_model_name_or_path, &self.controlnet_model_name_or_path);
         set_some(&mut model.conditioning_embedding_out_channels, &self.conditioning_embedding_out_channels);
         set_some(&mut model.tokenizer_name, &self.tokenizer_name);
@@ -347,7 +351,7 @@ impl DataArgs {
         set(&mut data.caption_column, &self.caption_column);
         set_some(&mut data.max_train_samples, &self.max_train_samples);
         set(&mut data.resolution, &self.resolution);
-        set(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
+        set_some(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
         set_some(&mut data.crops_coords_top_left_h, &self.crops_coords_top_left_h);
         set_some(&mut data.crops_coords_top_left_w, &self.crops_coords_top_left_w);
         set(&mut data.proportion_empty_prompts, &self.proportion_empty_prompts);
@@ -467,7 +471,7 @@ mod tests {
     fn no_flag_leaves_every_setting_of_a_preset() {
         let mut full = TrainConfig::default();
         full.data.resolution = 64;
-        full.data.image_interpolation_mode = Interpolation::Lanczos;
+        full.data.image_interpolation_mode = Some(Interpolation::Lanczos);
         full.data.crops_coords_top_left_w = Some(3);
         full.cache.cache = Some(CacheKind::Memory);
         full.cache.cache_dir = Some("here".into());

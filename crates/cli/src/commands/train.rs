@@ -79,6 +79,7 @@ fn require_folders(config: &TrainConfig) -> Result<(), UsageError> {
     let model = &config.model;
     for (flag, path) in [
         ("pretrained_model_name_or_path", &model.pretrained_model_name_or_path),
+        ("pretrained_vae_model_name_or_path", &model.pretrained_vae_model_name_or_path),
         ("controlnet_model_name_or_path", &model.controlnet_model_name_or_path),
         ("tokenizer_name", &model.tokenizer_name),
         ("dataset_name", &config.data.dataset_name),

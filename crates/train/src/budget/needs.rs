@@ -4,6 +4,7 @@ use burn::tensor::DType;
 use pyrograph_pipeline::BundleConfigs;
 
 use super::activations::{self, BatchSize, Peak, to_u64};
+use super::size::VAE;
 use super::{Holding, Item, RunSize};
 use crate::choice::Choice;
 use crate::encode::MEMORY_BYTES;
@@ -15,6 +16,8 @@ use crate::trainer::PREFETCH;
 pub(super) const PROGRAM: u64 = 32_000_000;
 
 const F32: u64 = 4;
+
+const TRAINED: &str = "ControlNet";
 
 /// What each thing takes, in bytes.
 pub(super) struct Needs<'a> {
@@ -35,6 +38,7 @@ pub(super) struct Needs<'a> {
     pub(super) validation: u64,
     /// The trained one first.
     networks: Vec<(&'static str, Elements)>,
+    vae_weights: DType,
     cache: u64,
     loader: u64,
 }
@@ -43,7 +47,7 @@ impl<'a> Needs<'a> {
     pub(super) fn new(run: &RunSize, plan: &'a TrainPlan) -> Self {
         let RunSize { configs, controlnet_shapes: shapes, .. } = run;
         let frozen = run.frozen_shapes.iter().map(|(name, shapes)| (*name, Elements::of(shapes)));
-        let networks: Vec<_> = std::iter::once(("ControlNet", Elements::of(shapes))).chain(frozen).collect();
+        let networks: Vec<_> = std::iter::once((TRAINED, Elements::of(shapes))).chain(frozen).collect();
         let trained = networks[0].1.bytes(DType::F32);
         let optimizer = state_bytes(&plan.optimizer.algorithm, shapes);
         let size = BatchSize {
@@ -71,6 +75,7 @@ impl<'a> Needs<'a> {
             step: peak_of(&configs.unet, &run.controlnet, size, &|prefix| gradient_bytes(shapes, prefix)),
             validation: validation_bytes(run, plan, size),
             networks,
+            vae_weights: configs.vae_weights(plan.precision.precision()),
             cache: cache_bytes(run, plan),
             loader: loader_bytes(plan),
         }
@@ -83,8 +88,12 @@ impl<'a> Needs<'a> {
         let frozen = plan.precision.precision().weights;
         let mut items: Vec<Item> = Vec::new();
         let mut item = |holding, what: String, bytes| items.push(Item { holding, what, bytes });
-        for (idx, (name, elements)) in self.networks.iter().enumerate() {
-            let dtype = if idx == 0 { DType::F32 } else { frozen };
+        for (name, elements) in &self.networks {
+            let dtype = match *name {
+                TRAINED => DType::F32,
+                VAE => self.vae_weights,
+                _ => frozen,
+            };
             let what = format!("{name}, {} in {}", elements.count(), name_of(dtype));
             item(Holding::Parameters, what, elements.bytes(dtype));
         }

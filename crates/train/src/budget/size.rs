@@ -12,6 +12,9 @@ use crate::optim::Shapes;
 use crate::plan::{ControlNetSource, TrainPlan, ValidationPair};
 use crate::trainer::hint_config;
 
+/// What the autoencoder is called.
+pub(super) const VAE: &str = "VAE";
+
 /// The networks of a run and how much data it has.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -42,7 +45,8 @@ impl RunSize {
             Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
             None => dataset,
         };
-        let configs = BundleConfigs::open(&plan.model.base).map_err(TrainError::Pipeline)?;
+        let configs =
+            BundleConfigs::open(&plan.model.base, plan.model.vae.as_deref()).map_err(TrainError::Pipeline)?;
         Self::of(configs, &dataset, plan, device)
     }
 
@@ -63,6 +67,7 @@ impl RunSize {
                 ..ControlNetConfig::for_unet(&configs.unet)
             },
         };
+        configs.check_controlnet(&controlnet).map_err(TrainError::Pipeline)?;
         let captions = dataset.samples().iter().flat_map(|sample| &sample.captions);
         let n_captions = captions.collect::<HashSet<_>>().len();
         let (n_samples, picture_pixels) = (dataset.samples().len(), picture_pixels(plan)?);
@@ -78,7 +83,7 @@ impl RunSize {
         let controlnet_shapes = Shapes::of(&controlnet.init(device));
         let mut frozen_shapes = vec![
             ("UNet", Shapes::of(&configs.unet.init(device))),
-            ("VAE", Shapes::of(&configs.vae.init(device))),
+            (VAE, Shapes::of(&configs.vae.init(device))),
         ];
         frozen_shapes
             .extend(configs.text.iter().map(|text| ("text encoder", Shapes::of(&text.init(device)))));

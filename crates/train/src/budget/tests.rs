@@ -71,6 +71,17 @@ fn both_text_encoders_of_sdxl_are_counted() {
 }
 
 #[test]
+fn the_vae_of_sdxl_is_counted_in_f32_whatever_the_precision() {
+    let configs = BundleConfigs::sdxl();
+    let controlnet = ControlNetConfig::for_unet(&configs.unet);
+    let run = RunSize::without_data(configs, controlnet, &Device::flex());
+    let half = plan(|config| config.precision.mixed_precision = MixedPrecision::Bf16);
+    let parameters = of(&Budget::new(&run, &half, DeviceMemory::Main), Holding::Parameters);
+    assert!(parameters[1] < 3 * 2_567_463_684);
+    assert_eq!(parameters[2], 4 * 83_653_863);
+}
+
+#[test]
 fn parameters_are_as_many_as_the_loaded_modules_hold() {
     struct Held(u64);
     impl ModuleVisitor for Held {

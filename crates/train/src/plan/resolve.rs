@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 
-use pyrograph_data::{Columns, Side, Transform};
+use pyrograph_data::{Columns, Interpolation, Side, Transform};
+use pyrograph_pipeline::is_xl;
 
 use super::{
     CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
@@ -32,7 +33,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
         require_share_of_empty_prompts(&data)?;
         let validation = validation_plan(&validation)?;
         let evaluation = evaluation_plan(&evaluation, &validation)?;
-        let data = data_plan(data, dir)?;
+        let data = data_plan(data, dir, &model.base)?;
         let cache = cache_plan(cache)?;
         let length =
             schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
@@ -66,6 +67,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
 fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
     let ModelSection {
         pretrained_model_name_or_path,
+        pretrained_vae_model_name_or_path,
         controlnet_model_name_or_path,
         conditioning_embedding_out_channels: hint_channels,
         tokenizer_name,
@@ -79,6 +81,7 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
     };
     Ok(ModelPlan {
         base: pretrained_model_name_or_path.ok_or(PlanError::NoBaseModel)?,
+        vae: pretrained_vae_model_name_or_path,
         controlnet,
         tokenizer: tokenizer_name,
         variant,
@@ -99,7 +102,7 @@ fn require_share_of_empty_prompts(section: &DataSection) -> Result<(), PlanError
     if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(PlanError::EmptyPromptsOutOfRange { value }) }
 }
 
-fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> {
+fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan, PlanError> {
     let value = section.resolution;
     let side = Side::try_from(value).map_err(|source| PlanError::Resolution { value, source })?;
     Ok(DataPlan {
@@ -110,7 +113,10 @@ fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> 
             caption: section.caption_column,
         },
         max_samples: section.max_train_samples,
-        transform: Transform { side, interpolation: section.image_interpolation_mode },
+        transform: Transform {
+            side,
+            interpolation: section.image_interpolation_mode.unwrap_or_else(|| usual_interpolation(base)),
+        },
         sizes: match (section.crops_coords_top_left_h, section.crops_coords_top_left_w) {
             (None, None) => SizeConditioning::OfEachPicture,
             (top, left) => SizeConditioning::Constant { crop: [top.unwrap_or(0), left.unwrap_or(0)] },
@@ -119,6 +125,11 @@ fn data_plan(section: DataSection, dir: PathBuf) -> Result<DataPlan, PlanError> 
         batch_size: section.train_batch_size,
         workers: section.dataloader_num_workers,
     })
+}
+
+/// The filter of the reference's script for such a base model. If there is none, that is told where it is opened.
+fn usual_interpolation(base: &Path) -> Interpolation {
+    if is_xl(base) { Interpolation::Lanczos } else { Interpolation::Bilinear }
 }
 
 fn cache_plan(section: CacheSection) -> Result<CachePlan, PlanError> {
@@ -286,6 +297,7 @@ impl From<TrainPlan> for TrainConfig {
         Self {
             model: ModelSection {
                 pretrained_model_name_or_path: Some(model.base),
+                pretrained_vae_model_name_or_path: model.vae,
                 controlnet_model_name_or_path,
                 conditioning_embedding_out_channels,
                 tokenizer_name: model.tokenizer,
@@ -300,7 +312,7 @@ impl From<TrainPlan> for TrainConfig {
                 caption_column: data.columns.caption,
                 max_train_samples: data.max_samples,
                 resolution: data.transform.side.get(),
-                image_interpolation_mode: data.transform.interpolation,
+                image_interpolation_mode: Some(data.transform.interpolation),
                 crops_coords_top_left_h: crop[0],
                 crops_coords_top_left_w: crop[1],
                 proportion_empty_prompts: data.empty_prompt_probability,

@@ -21,6 +21,7 @@ pub(super) fn base_options(plan: &TrainPlan) -> BundleOptions<'_> {
         variant: plan.model.variant.as_deref(),
         tokenizer: plan.model.tokenizer.as_deref(),
         unet: None,
+        vae: plan.model.vae.as_deref(),
     }
 }
 
