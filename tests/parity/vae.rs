@@ -2,7 +2,9 @@
 
 use burn::prelude::*;
 use pyrograph::backend;
-use pyrograph_vae::{AutoencoderKl, DiagonalGaussian, LEGACY_ALIASES, RENAMES, VaeConfig, VaeJson};
+use pyrograph_vae::{
+    AutoencoderKl, DiagonalGaussian, LEGACY_ALIASES, Passes, RENAMES, Tiling, VaeConfig, VaeJson,
+};
 use pyrograph_weights::{LoadOptions, Renames, load};
 use serde_json::Value;
 
@@ -45,6 +47,27 @@ fn encoder_decoder_and_draws_equal_those_of_diffusers() {
         }
         let again = DiagonalGaussian::from_moments(posterior.moments());
         assert_eq!(again.moments().into_data(), posterior.moments().into_data(), "{}: moments", case.name);
+    }
+}
+
+#[test]
+fn tiles_equal_those_of_diffusers() {
+    let device = backend::device();
+    for case in cases("vae") {
+        let vae = load_vae(&case, "weights.safetensors", &device);
+        let tiled = case.tensors("tiled.safetensors");
+        let config = VaeConfig::try_from(case.json::<VaeJson>("config.json")).expect("checked by `load_vae`");
+        let passes = Passes { slicing: false, tiling: Some(Tiling::of(&config)) };
+        let (image, sample) = (tiled.float::<4>("image", &device), tiled.float::<4>("sample", &device));
+        let whole = vae.decode(sample.clone());
+        for (part, actual) in
+            [("moments", vae.encode_in(passes, image).moments()), ("decoded", vae.decode_in(passes, sample))]
+        {
+            let expected = tiled.float::<4>(part, &device);
+            assert_close(&format!("{}: tiled {part}", case.name), actual, expected, tolerance::OUTPUT);
+        }
+        let difference = (tiled.float::<4>("decoded", &device) - whole).abs().max().into_scalar::<f32>();
+        assert!(difference > 1e-3, "{}: tiles make no difference", case.name);
     }
 }
 

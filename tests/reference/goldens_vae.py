@@ -1,4 +1,4 @@
-"""AutoencoderKL: encoder, decoder, moments, a draw and the decoded image; and old names of weights."""
+"""AutoencoderKL: encoder, decoder, moments, a draw and the decoded image; tiles of a larger one; old names of weights."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ NO_ATTENTION = dict(
     norm_num_groups=4,
     mid_block_add_attention=False,
 )
-# name -> (config, image height and width, batch)
+# name -> (config, image height and width, batch, height and width of an image in tiles of 32 pixels)
 SHAPES = {
-    "sd1-like": (SD1_LIKE, (32, 24), 2),
-    "no-quant-odd": (NO_QUANT_ODD, (15, 10), 1),
-    "no-attention": (NO_ATTENTION, (12, 16), 3),
+    "sd1-like": (SD1_LIKE, (32, 24), 2, (56, 80)),
+    "no-quant-odd": (NO_QUANT_ODD, (15, 10), 1, (42, 28)),
+    "no-attention": (NO_ATTENTION, (12, 16), 3, (44, 52)),
 }
 LEGACY_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -56,7 +56,7 @@ def with_legacy_names(weights: dict) -> dict:
 
 def make(out: Path, seed: int) -> None:
     torch.set_num_threads(1)
-    for idx, (name, (config, size, batch)) in enumerate(SHAPES.items()):
+    for idx, (name, (config, size, batch, tiled_size)) in enumerate(SHAPES.items()):
         torch.manual_seed(3000 * seed + idx)
         vae = AutoencoderKL(**config).eval()
         randomise(vae)
@@ -73,7 +73,15 @@ def make(out: Path, seed: int) -> None:
                 decoder=vae.decoder(sample),
                 decoded=vae.decode(sample).sample,
             )
-        files = dict(weights=vae.state_dict(), inputs=dict(image=image, noise=noise), expected=expected)
+        large = 2 * torch.rand(1, 3, *tiled_size) - 1
+        latents = torch.randn_like(vae.encode(large).latent_dist.mean)
+        vae.enable_tiling()
+        with torch.no_grad():
+            posterior = vae.encode(large).latent_dist
+            moments = torch.cat([posterior.mean, posterior.logvar], dim=1)
+            tiled = dict(image=large, moments=moments, sample=latents, decoded=vae.decode(latents).sample)
+        vae.disable_tiling()
+        files = dict(weights=vae.state_dict(), inputs=dict(image=image, noise=noise), expected=expected, tiled=tiled)
         if name == "no-quant-odd":
             files["legacy"] = with_legacy_names(vae.state_dict())
         case.write(out, "vae", name, {"legacy_names": "legacy" in files}, config=config_of(vae), **files)

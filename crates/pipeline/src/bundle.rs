@@ -8,7 +8,7 @@ use burn::prelude::*;
 use pyrograph_diffusion::SchedulerJson;
 use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
-use pyrograph_vae::{AutoencoderKl, VaeConfig, VaeJson};
+use pyrograph_vae::{AutoencoderKl, Passes, VaeConfig, VaeJson};
 use pyrograph_weights::{
     ComponentDir, Disk, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
 };
@@ -43,6 +43,8 @@ pub struct Bundle {
     pub scheduler: SchedulerJson,
     /// The networks' element types.
     pub precision: Precision,
+    /// How much goes through the VAE at a time where pictures are drawn.
+    pub vae_passes: Passes,
 }
 
 pub(crate) fn weights(component: &'static str) -> impl Fn(pyrograph_weights::WeightsError) -> PipelineError {
@@ -118,8 +120,9 @@ impl Bundle {
         let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
         let scheduler = scheduler.parse().map_err(PipelineError::Scheduler)?;
 
-        let precision = Precision::F32;
-        let bundle = Self { unet, unet_config, vae, vae_config, text, no_negative, scheduler, precision };
+        let (precision, vae_passes) = (Precision::F32, Passes::default());
+        let bundle =
+            Self { unet, unet_config, vae, vae_config, text, no_negative, scheduler, precision, vae_passes };
         bundle.check_parts()?;
         Ok(bundle)
     }
@@ -146,7 +149,7 @@ impl Bundle {
     /// - output: `[pictures, 3, height, width]`, values in [0, 1]
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        let pictures = self.vae.decode(self.vae.unscale(latents));
+        let pictures = self.vae.decode_in(self.vae_passes, self.vae.unscale(latents));
         (pictures / 2.0 + 0.5).clamp(0.0, 1.0)
     }
 

@@ -29,5 +29,5 @@ pub use precision::Precision;
 pub use prompts::{PromptEmbeddings, TextEncoder, TextEncoders};
 pub use pyrograph_diffusion::{SamplerKind, Steps};
 pub use pyrograph_unet::{Conditioning, ControlMode, MicroConditioning};
-pub use pyrograph_vae::DiagonalGaussian;
+pub use pyrograph_vae::{DiagonalGaussian, Passes, Tiling};
 pub use tiny::{TinyBase, TinyModels};

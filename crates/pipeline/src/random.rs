@@ -6,7 +6,7 @@ use burn::prelude::*;
 use pyrograph_diffusion::SchedulerJson;
 use pyrograph_text::{ClipTextConfig, ClipTokenizer, build_vocabulary};
 use pyrograph_unet::UnetConfig;
-use pyrograph_vae::VaeConfig;
+use pyrograph_vae::{Passes, VaeConfig};
 
 use crate::error::PipelineError;
 use crate::{Bundle, NoNegative, Precision, TextEncoder, TextEncoders, TinyBase};
@@ -56,6 +56,7 @@ fn random(
         unet_config,
         vae_config,
         precision: Precision::F32,
+        vae_passes: Passes::default(),
     }
 }
 

@@ -42,11 +42,16 @@ impl AutoencoderKl {
     ///   `p` = [`VaeConfig::pixels_per_latent`]
     #[must_use]
     pub fn encode(&self, image_signed: Tensor<4>) -> DiagonalGaussian {
+        DiagonalGaussian::from_moments(self.moments(image_signed))
+    }
+
+    /// The posterior's moments as the networks give them.
+    pub(crate) fn moments(&self, image_signed: Tensor<4>) -> Tensor<4> {
         let moments = self.encoder.forward(image_signed);
-        DiagonalGaussian::from_moments(match &self.quant_conv {
+        match &self.quant_conv {
             Some(conv) => conv2d(conv, moments),
             None => moments,
-        })
+        }
     }
 
     /// The image of a sample (of unscaled latents), approximately in [-1, 1].

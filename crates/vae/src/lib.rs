@@ -13,6 +13,7 @@ mod encoder;
 mod error;
 mod gaussian;
 mod keys;
+mod tiling;
 
 pub use autoencoder::AutoencoderKl;
 pub use config::VaeConfig;
@@ -22,3 +23,4 @@ pub use encoder::Encoder;
 pub use error::ConfigError;
 pub use gaussian::DiagonalGaussian;
 pub use keys::{LEGACY_ALIASES, RENAMES};
+pub use tiling::{Passes, Tiling};

@@ -45,7 +45,7 @@ impl Canvas {
             return (Self::default(), first * sigma);
         };
         let mut encode = |images: Tensor<4>| {
-            let latents = bundle.vae.encode(images).sample(noise.draw(shape, device));
+            let latents = bundle.vae.encode_in(bundle.vae_passes, images).sample(noise.draw(shape, device));
             bundle.vae.scale(latents)
         };
         let images = images.clone() * 2.0 - 1.0;
