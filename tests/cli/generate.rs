@@ -232,13 +232,13 @@ fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
     check(
         "--prompt=red --mask_image=hint.png",
         expect![[r#"
-        error: the following required arguments were not provided:
-          --image <FILE>
+            error: the following required arguments were not provided:
+              --image <FILE>
 
-        Usage: pyrograph generate --base <DIR> --prompt <PROMPT> --output <FILE.png> --image <FILE> --num-inference-steps <N> --mask-image <FILE>
+            Usage: pyrograph generate --base <DIR> --output <FILE.png> --image <FILE> --num-inference-steps <N> --prompt <PROMPT> --mask-image <FILE>
 
-        For more information, try '--help'.
-    "#]],
+            For more information, try '--help'.
+        "#]],
     );
     check(
         "--prompt=red --image=hint.png --strength=1.5",

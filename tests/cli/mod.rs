@@ -15,6 +15,7 @@ mod bench;
 mod cache;
 mod checkpoints;
 mod eval;
+mod from_png;
 mod generate;
 mod plan;
 mod reference_flags;

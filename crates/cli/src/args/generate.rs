@@ -1,16 +1,18 @@
 //! Arguments of `generate`.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use pyrograph_data::{DataError, Side};
 use pyrograph_pipeline::{SamplerKind, Steps};
 
 use super::choice::choice;
 
 /// Draw pictures from prompts, hints and other pictures.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
@@ -25,10 +27,30 @@ pub(crate) struct GenerateArgs {
     pub(crate) steps: StepArgs,
     #[command(flatten)]
     pub(crate) files: FileArgs,
+    /// Flags that were typed, not left to their defaults.
+    #[arg(skip)]
+    given: BTreeSet<String>,
+}
+
+impl GenerateArgs {
+    /// Whether a flag was typed; its name with underscores.
+    pub(crate) fn is_given(&self, flag: &str) -> bool {
+        self.given.contains(flag)
+    }
+
+    /// Learns from clap what was typed.
+    pub(super) fn note_given(&mut self, matches: &ArgMatches) {
+        let ids = matches.ids().map(clap::Id::as_str);
+        let typed = ids.filter(|id| {
+            // Groups of flattened arguments have no source.
+            matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
+        });
+        self.given = typed.map(str::to_owned).collect();
+    }
 }
 
 /// What draws.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// A Stable Diffusion folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
@@ -42,7 +64,7 @@ pub(crate) struct ModelArgs {
 }
 
 /// What steers. Where there are several ControlNets, a flag is given once for all or once for each.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Hints")]
 pub(crate) struct ControlArgs {
     /// The hint of each ControlNet, stretched to the picture's size.
@@ -63,11 +85,11 @@ pub(crate) struct ControlArgs {
 }
 
 /// What to draw, and how often.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompts")]
 pub(crate) struct PromptArgs {
     /// What to draw; again for each further prompt.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "from_png")]
     pub(crate) prompt: Vec<String>,
     /// What to stay away from, once for all prompts or once for each; used if the guidance scale is above 1.
     #[arg(long, value_name = "PROMPT")]
@@ -84,7 +106,7 @@ pub(crate) struct PromptArgs {
 }
 
 /// What is under the picture.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Size, image-to-image and inpainting")]
 pub(crate) struct CanvasArgs {
     /// Width in pixels, a multiple of 8 [default: that of the picture to change, of the first hint, or what the base was trained for].
@@ -108,7 +130,7 @@ pub(crate) struct CanvasArgs {
 }
 
 /// The way from noise to picture.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Steps")]
 pub(crate) struct StepArgs {
     /// Denoising steps.
@@ -144,12 +166,16 @@ impl StepArgs {
 }
 
 /// What is written.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Files")]
 pub(crate) struct FileArgs {
     /// The picture to write; of several, `-1`, `-2` and so on go before the dot.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) output: PathBuf,
+    /// Draw this picture again: whatever no flag says is as its own text has it, A1111's or ours. Models and pictures are not in it: give their flags
+    /// again.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) from_png: Option<PathBuf>,
     /// Also write all pictures as one, a row for each prompt.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) grid: Option<PathBuf>,

@@ -113,7 +113,11 @@ impl OutputArgs {
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = with_exit_codes(with_underscores(command()));
     let matches = command.try_get_matches_from_mut(argv)?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    if let (Command::Generate(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.note_given(matches);
+    }
+    Ok(cli)
 }
 
 /// All verbs with their flags, as they are defined.

@@ -40,6 +40,15 @@ pub(crate) enum UsageError {
     /// A flag that is not given once for each of what it is about.
     #[error("`--{flag}` is given {}, but the number of {things} is {n}", times(*found))]
     FlagCount { flag: &'static str, found: usize, n: usize, things: &'static str },
+    /// A picture to draw again that does not say how it was drawn.
+    #[error("`{}` does not say what it was drawn with", path.display())]
+    NothingToRepeat { path: PathBuf },
+    /// A file that a picture to draw again was drawn with.
+    #[error("the picture was drawn with `{name}` as `--{flag}`, which it does not contain")]
+    NotInPicture { flag: &'static str, name: String },
+    /// Not the ControlNets that a picture to draw again was drawn with.
+    #[error("`--controlnet` is given {}, but the picture was drawn with {}", times(*found), nets(names))]
+    ControlNetsOfPicture { found: usize, names: Vec<String> },
     /// A tensor `latents` that cannot be latents.
     #[error("`latents` in `{}` has shape {shape:?}, expected [{n_pictures}, channels, height, width]", path.display())]
     LatentsShape { path: PathBuf, shape: Vec<usize>, n_pictures: usize },
@@ -104,6 +113,17 @@ impl UsageError {
             }),
             Self::FlagCount { flag, n: 0, things, .. } => Some(format!("leave out `--{flag}`: there are no {things}")),
             Self::FlagCount { flag, n, .. } => Some(format!("give `--{flag}` {}", times(*n))),
+            Self::NothingToRepeat { .. } => Some(
+                "pictures of `pyrograph generate` and of A1111's web UI say so, as long as no other program writes them anew"
+                    .to_owned(),
+            ),
+            Self::NotInPicture { flag, .. } => Some(format!("give `--{flag}` again")),
+            Self::ControlNetsOfPicture { names, .. } if names.is_empty() => {
+                Some("leave out `--controlnet`".to_owned())
+            }
+            Self::ControlNetsOfPicture { .. } => {
+                Some("give `--controlnet` and `--control_image` again, once for each of them".to_owned())
+            }
             Self::LatentsShape { .. } => Some("there are latents for each picture".to_owned()),
         }
     }
@@ -114,6 +134,13 @@ fn times(n: usize) -> String {
         0 => "never".to_owned(),
         1 => "once".to_owned(),
         n => format!("{n} times"),
+    }
+}
+
+fn nets(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
     }
 }
 

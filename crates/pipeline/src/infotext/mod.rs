@@ -99,7 +99,20 @@ impl Infotext {
     /// [`PipelineError::Infotext`] if it is something else.
     pub fn number<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, PipelineError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        text.trim().parse().map(Some).map_err(|_| not_supported(name, text, "a number"))
+        text.trim()
+            .parse()
+            .map(Some)
+            .map_err(|_| not_supported(name, text, "a number in the range of its flag"))
+    }
+
+    /// The value of a setting as numbers with spaces between them; none if there is no such setting.
+    ///
+    /// # Errors
+    /// [`PipelineError::Infotext`] if one is something else.
+    pub fn numbers<T: FromStr>(&self, name: &'static str) -> Result<Vec<T>, PipelineError> {
+        let Some(text) = self.get(name) else { return Ok(Vec::new()) };
+        let numbers = text.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+        numbers.map_err(|_| not_supported(name, text, "numbers with spaces between them"))
     }
 
     /// Width and height in pixels.

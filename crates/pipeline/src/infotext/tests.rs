@@ -54,7 +54,7 @@ fn numbers_and_sizes_that_are_none_are_named() {
     assert_eq!(
         errors.map(|error| error.to_string()),
         [
-            "`Steps: many` cannot be repeated; supported: a number",
+            "`Steps: many` cannot be repeated; supported: a number in the range of its flag",
             "`Size: large` cannot be repeated; supported: two numbers such as 512x512"
         ]
     );

@@ -152,6 +152,11 @@ impl Canvas {
         [height.get(), width.get()]
     }
 
+    /// How much is drawn anew, if there is a picture to change.
+    pub(super) fn strength(&self) -> Option<f64> {
+        self.image.as_ref().map(|_| self.strength)
+    }
+
     pub(super) fn originals(&self, n_pictures: usize, device: &Device) -> Option<Originals> {
         let tensor = |pixels: &Pixels| pixels.tensor(n_pictures, device);
         let (images, masks) = (tensor(self.image.as_ref()?), self.mask.as_ref().map(tensor));

@@ -2,6 +2,7 @@
 
 mod inputs;
 mod output;
+mod repeat;
 
 use std::ops::ControlFlow;
 
@@ -11,6 +12,7 @@ use pyrograph_pipeline::{
 
 use self::inputs::{Canvas, Pictures, each};
 use self::output::Output;
+use self::repeat::{Settings, with_picture};
 use crate::args::{GenerateArgs, OutputArgs};
 use crate::{backend, progress};
 
@@ -20,6 +22,7 @@ pub(super) use self::output::check_folder;
 const GUIDANCE_SCALES: [f64; 2] = [7.5, 5.0];
 
 pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let args = &with_picture(args.clone())?;
     let device = backend::open()?;
     // The small things first: a mistake in them is found before gigabytes are read.
     let pictures = Pictures::new(&args.prompts)?;
@@ -53,10 +56,23 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
 
     let is_sdxl = bundle.text.second.is_some();
     let guidance_scale = args.steps.guidance_scale.unwrap_or(GUIDANCE_SCALES[usize::from(is_sdxl)]);
+    let settings = Settings {
+        args,
+        guidance_scale,
+        size,
+        strength: canvas.strength(),
+        controls: (0..n_nets).map(|idx| [scales[idx], starts[idx], ends[idx]]).collect(),
+    };
     let mut bar = progress::steps(output, pictures.n_all());
     let (mut drawn, mut ends_of_way) = (Vec::new(), Vec::new());
     for batch in pictures.batches(args.prompts.batch_size) {
         let n_pictures = batch.prompts.len();
+        let infotexts: Vec<_> = (0..n_pictures)
+            .map(|idx| {
+                let negative_prompt = batch.negative_prompts.as_ref().map(|all| &all[idx]);
+                settings.of_picture(&batch.prompts[idx], negative_prompt, batch.seeds[idx])
+            })
+            .collect();
         let controls = nets.iter().zip(&hints).enumerate().map(|(idx, ((controlnet, _), hint))| Control {
             controlnet,
             hints: hint.tensor(n_pictures, &device),
@@ -90,7 +106,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         };
         let latents = denoise(&bundle, &request, &mut on_step)?.expect("nobody stops it");
         ends_of_way.push(latents.clone());
-        drawn.extend(out.write(drawn.len(), &bundle.decode(latents))?);
+        drawn.extend(out.write(drawn.len(), &bundle.decode(latents), &infotexts)?);
     }
     out.write_latents(ends_of_way)?;
     out.finish(&drawn, args.prompts.num_images_per_prompt.get())

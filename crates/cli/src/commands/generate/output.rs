@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
-use pyrograph_data::{RgbImage, grid, rgb_from_unit, save_png};
+use pyrograph_data::{RgbImage, grid, rgb_from_unit, save_png, save_png_with_text};
+use pyrograph_pipeline::{INFOTEXT_KEYWORD, Infotext};
 use pyrograph_weights::{SystemDisk, save_tensors};
 
 use crate::args::{FileArgs, UsageError};
@@ -31,12 +32,19 @@ impl<'a> Output<'a> {
         self.files.preview.as_deref().filter(|_| is_due)
     }
 
-    /// Writes pictures, `[pictures, 3, height, width]` in [0, 1], the first of which has the number `first`.
-    pub(super) fn write(&self, first: usize, pictures: &Tensor<4>) -> anyhow::Result<Vec<RgbImage>> {
-        let [n_pictures, ..] = pictures.dims();
-        (0..n_pictures)
-            .map(|idx| save(&pictures.clone().narrow(0, idx, 1), &self.path(first + idx)))
-            .collect()
+    /// Writes pictures, `[pictures, 3, height, width]` in [0, 1], the first of which has the number `first`, each with what it was drawn with.
+    pub(super) fn write(
+        &self,
+        first: usize,
+        pictures: &Tensor<4>,
+        infotexts: &[Infotext],
+    ) -> anyhow::Result<Vec<RgbImage>> {
+        let write = |(idx, infotext): (usize, &Infotext)| {
+            let picture = to_rgb(pictures.clone().narrow(0, idx, 1))?;
+            save_png_with_text(&picture, INFOTEXT_KEYWORD, &infotext.to_string(), &self.path(first + idx))?;
+            Ok(picture)
+        };
+        infotexts.iter().enumerate().map(write).collect()
     }
 
     /// Writes the latents of all pictures, batch by batch, if they are wanted.
@@ -76,12 +84,15 @@ impl<'a> Output<'a> {
 }
 
 /// Writes the first picture of a batch, `[pictures, 3, height, width]` in [0, 1].
-pub(super) fn save(pictures: &Tensor<4>, path: &Path) -> anyhow::Result<RgbImage> {
+pub(super) fn save(pictures: &Tensor<4>, path: &Path) -> anyhow::Result<()> {
+    Ok(save_png(&to_rgb(pictures.clone())?, path)?)
+}
+
+/// The first picture of a batch.
+fn to_rgb(pictures: Tensor<4>) -> anyhow::Result<RgbImage> {
     let [.., height, width] = pictures.dims();
-    let pixels = pictures.clone().narrow(0, 0, 1).try_into_vec_as::<f32>()?;
-    let picture = rgb_from_unit(&pixels, u32::try_from(width)?, u32::try_from(height)?)?;
-    save_png(&picture, path)?;
-    Ok(picture)
+    let pixels = pictures.narrow(0, 0, 1).try_into_vec_as::<f32>()?;
+    Ok(rgb_from_unit(&pixels, u32::try_from(width)?, u32::try_from(height)?)?)
 }
 
 /// Refuses a picture that is to be written into a folder that is not there.
