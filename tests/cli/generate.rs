@@ -175,6 +175,20 @@ fn a_hint_is_stretched_to_the_picture() {
 }
 
 #[test]
+fn weights_and_clip_skip_change_the_picture_and_plain_prompts_have_no_weights() {
+    let desk = Desk::new();
+    let plain = draw(&desk, &format!("{CONTROL} --prompt=red"));
+    assert!(draw(&desk, &format!("{CONTROL} --prompt=red --plain_prompts")) == plain);
+    assert!(draw(&desk, &format!("{CONTROL} --prompt=(red:1.0)")) == plain);
+    let weighted = draw(&desk, &format!("{CONTROL} --prompt=(red:1.8)"));
+    assert!(weighted != plain);
+    assert!(draw(&desk, &format!("{CONTROL} --prompt=(red:1.8) --plain_prompts")) != weighted);
+    assert!(draw(&desk, &format!("{CONTROL} --prompt=red --clip_skip=1")) != plain);
+    let long = vec!["red"; 40].join(",");
+    assert!(draw(&desk, &format!("{CONTROL} --prompt={long} --negative_prompt=blue")) != plain);
+}
+
+#[test]
 fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
     let desk = Desk::new();
     let check =

@@ -47,7 +47,7 @@ fn generate_draws_the_picture_that_diffusers_draws() {
             let control =
                 Control { scale: run.conditioning_scale, ..Control::new(&controlnet, hint.clone()) };
             let request = Request {
-                negative_prompts: run.negative_prompt.map(|prompt| vec![prompt]),
+                negative_prompts: run.negative_prompt.map(|prompt| vec![prompt.into()]),
                 controls: vec![control],
                 mode: if run.guess { ControlMode::Guess } else { ControlMode::Balanced },
                 steps: settings.steps.into(),
@@ -89,7 +89,7 @@ fn check_batch(case: &Case) {
     let draw = |prompts: &[&str], hints: Vec<Tensor<4>>, latents: Vec<Tensor<4>>, mode| {
         let prompts: Vec<String> = prompts.iter().map(|prompt| (*prompt).to_owned()).collect();
         let request = Request {
-            negative_prompts: Some(vec!["blue".to_owned(); prompts.len()]),
+            negative_prompts: Some(vec!["blue".into(); prompts.len()]),
             controls: vec![Control::new(&controlnet, Tensor::cat(hints, 0))],
             mode,
             steps: 3.into(),

@@ -12,6 +12,7 @@ mod ema;
 mod generate;
 mod lr;
 mod optimizers;
+mod prompts;
 mod tasks;
 mod text;
 mod vae;

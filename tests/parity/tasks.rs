@@ -7,8 +7,8 @@ use burn::tensor::TensorData;
 use pyrograph::backend;
 use pyrograph_data::load_hint_for_inference;
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, Control, ControlMode, MicroConditioning, Originals, Request, SamplerKind, StepEnd,
-    Steps, denoise, generate, generate_with, load_controlnet, standard_normal,
+    Bundle, BundleOptions, Control, ControlMode, MicroConditioning, Originals, Prompt, Request, SamplerKind,
+    StepEnd, Steps, denoise, generate, generate_with, load_controlnet, standard_normal,
 };
 use pyrograph_unet::ControlNet;
 use rand::SeedableRng;
@@ -111,7 +111,9 @@ fn check(case: &Case) {
             target: sizes[2],
         };
         let request = Request {
-            negative_prompts: run.negative_prompts,
+            negative_prompts: run
+                .negative_prompts
+                .map(|prompts| prompts.into_iter().map(Prompt::from).collect()),
             controls: controls.collect(),
             mode: if run.guess { ControlMode::Guess } else { ControlMode::Balanced },
             steps: run.timesteps.map_or(Steps::Count(run.steps), Steps::At),

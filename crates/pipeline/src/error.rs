@@ -126,6 +126,17 @@ pub enum PipelineError {
         /// What was given.
         end: f64,
     },
+    /// More layers left out than there are.
+    #[error("clip skip {clip_skip} leaves out more layers than the text encoder has")]
+    ClipSkip {
+        /// Layers to leave out.
+        clip_skip: usize,
+        /// As many as there are.
+        largest: usize,
+    },
+    /// A text for an encoder that the model does not have.
+    #[error("the base model has one text encoder and cannot read a second prompt")]
+    OneEncoder,
     /// A part of the way that is to begin with nothing.
     #[error("there are no latents to begin with at {start} of the way")]
     NoLatents {
@@ -178,6 +189,8 @@ impl PipelineError {
             Self::ControlWindow { .. } => {
                 Some("the start lies in [0, 1), the end in (0, 1] and after the start; 0 and 1 are the whole way".to_owned())
             }
+            Self::ClipSkip { largest, .. } => Some(format!("it is 0 to {largest} for this model; 1 is usual")),
+            Self::OneEncoder => Some("leave out the second prompts: only SDXL has two encoders".to_owned()),
             Self::NoLatents { .. } => Some("give the latents that the part before ended with".to_owned()),
             Self::NeedsMask => Some("use a base model with 4 channels, or give a picture and a mask".to_owned()),
         }

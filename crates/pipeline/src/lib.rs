@@ -26,7 +26,7 @@ pub use infotext::{ControlUnit, INFOTEXT_KEYWORD, Infotext, ScheduleType};
 pub use init_base::{BasePreset, init_base};
 pub use noise::standard_normal;
 pub use precision::Precision;
-pub use prompts::{PromptEmbeddings, TextEncoder, TextEncoders};
+pub use prompts::{EncodeOptions, Prompt, PromptEmbeddings, PromptSyntax, TextEncoder, TextEncoders};
 pub use pyrograph_diffusion::{SamplerKind, Steps};
 pub use pyrograph_unet::{Conditioning, ControlMode, MicroConditioning};
 pub use pyrograph_vae::{DiagonalGaussian, Passes, Tiling};

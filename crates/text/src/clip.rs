@@ -105,14 +105,23 @@ impl ClipTextModel {
             tokens = layer.forward(tokens);
             hidden_states.push(tokens.clone());
         }
-        let ClipTextTransformer { final_layer_norm, layer_norm_eps, .. } = &self.text_model;
-        let last_hidden_state = layer_norm(final_layer_norm, *layer_norm_eps, tokens);
+        let last_hidden_state = self.normed(tokens);
         let pooled = at_position(last_hidden_state.clone(), self.end_positions(ids));
         let pooled = match &self.text_projection {
             Some(projection) => linear(projection, pooled),
             None => pooled,
         };
         ClipTextOutput { last_hidden_state, hidden_states, pooled }
+    }
+
+    /// A layer's output after the final layer norm: the context of Stable Diffusion 1.x and 2.x that leaves out the last layers ("clip skip").
+    ///
+    /// # Shapes
+    /// - hidden_state and output: `[batch, tokens, d_model]`
+    #[must_use]
+    pub fn normed(&self, hidden_state: Tensor<3>) -> Tensor<3> {
+        let ClipTextTransformer { final_layer_norm, layer_norm_eps, .. } = &self.text_model;
+        layer_norm(final_layer_norm, *layer_norm_eps, hidden_state)
     }
 
     /// Where each sequence has its end token for the first time, `[batch, 1]`.

@@ -15,6 +15,7 @@ mod special_tokens;
 mod tokenizer;
 mod transformers;
 mod vocabulary;
+mod weighting;
 
 pub use clip::{ClipTextModel, ClipTextOutput};
 pub use config::{Activation, ClipTextConfig, TextProjection};
@@ -24,3 +25,4 @@ pub use prompt::encode_prompts;
 pub use tokenizer::{ClipTokenizer, Encoded};
 pub use transformers::ClipTextJson;
 pub use vocabulary::{Vocabulary, build_vocabulary};
+pub use weighting::{Chunk, PromptPiece, parse_weighted};

@@ -24,12 +24,21 @@ pub fn encode_prompts(
     let n_tokens = tokenizer.model_max_length();
     let mut ids: Vec<i64> = Vec::with_capacity(prompts.len() * n_tokens);
     for &prompt in prompts {
-        let encoded = tokenizer.encode(prompt);
-        if let Some(removed) = encoded.truncated {
-            tracing::warn!(removed, max_tokens = n_tokens, "the prompt is too long, its end has no effect");
-        }
-        ids.extend(encoded.ids.into_iter().map(i64::from));
+        ids.extend(tokenizer.encode_or_warn(prompt).into_iter().map(i64::from));
     }
     let ids = TensorData::new(ids, [prompts.len(), n_tokens]);
     model.forward(Tensor::from_data(ids, device))
+}
+
+impl ClipTokenizer {
+    /// The tokens of a prompt, with a warning if its end was left out.
+    #[must_use]
+    pub fn encode_or_warn(&self, prompt: &str) -> Vec<u32> {
+        let encoded = self.encode(prompt);
+        if let Some(removed) = encoded.truncated {
+            let max_tokens = self.model_max_length();
+            tracing::warn!(removed, max_tokens, "the prompt is too long, its end has no effect");
+        }
+        encoded.ids
+    }
 }

@@ -44,6 +44,8 @@ pub struct ClipTokenizer {
     bos_id: u32,
     eos_id: u32,
     pad_id: u32,
+    /// The comma at the end of a word.
+    comma_id: Option<u32>,
     model_max_length: usize,
 }
 
@@ -81,17 +83,32 @@ impl ClipTokenizer {
     ///
     #[must_use]
     pub fn encode(&self, prompt: &str) -> Encoded {
-        let encoding =
-            self.tokenizer.encode_fast(prompt, false).expect("the unknown token stands for any character");
+        let ids = self.token_ids(prompt);
         let room = self.model_max_length - 2;
-        let (kept, removed) = encoding.get_ids().split_at(room.min(encoding.len()));
+        let (kept, removed) = ids.split_at(room.min(ids.len()));
         let truncated = (!removed.is_empty()).then(|| self.decode(removed));
+        Encoded { ids: self.framed(kept), truncated }
+    }
+
+    /// The tokens of a text, as many as it has.
+    pub(crate) fn token_ids(&self, text: &str) -> Vec<u32> {
+        let encoding =
+            self.tokenizer.encode_fast(text, false).expect("the unknown token stands for any character");
+        encoding.get_ids().to_vec()
+    }
+
+    /// The beginning token, the given ones, the end token and padding.
+    pub(crate) fn framed(&self, kept: &[u32]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.model_max_length);
         ids.push(self.bos_id);
         ids.extend_from_slice(kept);
         ids.push(self.eos_id);
         ids.resize(self.model_max_length, self.pad_id);
-        Encoded { ids, truncated }
+        ids
+    }
+
+    pub(crate) fn is_comma(&self, id: u32) -> bool {
+        self.comma_id == Some(id)
     }
 
     /// Number of tokens of every encoded prompt.
@@ -149,7 +166,8 @@ fn build(
         tokenizer.token_to_id(&token.content).ok_or_else(|| format!("`{}` has no id", token.content))
     };
     let (bos_id, eos_id, pad_id) = (id(&special.bos)?, id(&special.eos)?, id(&special.pad)?);
-    Ok(ClipTokenizer { tokenizer, bos_id, eos_id, pad_id, model_max_length: special.max_length })
+    let comma_id = tokenizer.token_to_id(&format!(",{END_OF_WORD}"));
+    Ok(ClipTokenizer { tokenizer, bos_id, eos_id, pad_id, comma_id, model_max_length: special.max_length })
 }
 
 /// `tokenizer.json`, as far as it matters here.

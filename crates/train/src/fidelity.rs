@@ -150,7 +150,7 @@ fn draw(
         let mut rng = random::rng(options.seed, 0, &sample.id, Purpose::Validation);
         standard_normal([1, bundle.unet_config.in_channels, latent_side, latent_side], &mut rng, device)
     });
-    let prompts = samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect();
+    let prompts = samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default());
     let hints = Tensor::from_data(TensorData::new(hints, [samples.len(), 3, side, side]), device);
     let request = Request {
         controls: vec![Control { scale: options.conditioning_scale, ..Control::new(controlnet, hints) }],

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use pyrograph_data::{DataError, Side};
-use pyrograph_pipeline::{SamplerKind, Steps};
+use pyrograph_pipeline::{EncodeOptions, PromptSyntax, SamplerKind, Steps};
 
 use super::choice::choice;
 
@@ -94,6 +94,23 @@ pub(crate) struct PromptArgs {
     /// What to stay away from, once for all prompts or once for each; used if the guidance scale is above 1.
     #[arg(long, value_name = "PROMPT")]
     pub(crate) negative_prompt: Vec<String>,
+    /// What SDXL's second text encoder reads, once for all prompts or once for each [default: the prompt].
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) prompt_2: Vec<String>,
+    /// The same for negative prompts.
+    #[arg(
+        long = "negative_prompt_2",
+        alias = "negative-prompt-2",
+        value_name = "PROMPT",
+        requires = "negative_prompt"
+    )]
+    pub(crate) negative_prompt_2: Vec<String>,
+    /// Take brackets as text and cut prompts at 77 tokens, as diffusers does; else (word:1.3), [word] and BREAK are read as in A1111.
+    #[arg(long)]
+    pub(crate) plain_prompts: bool,
+    /// Leave out so many of the text encoder's last layers; A1111 counts one more.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) clip_skip: usize,
     /// Pictures of each prompt.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) num_images_per_prompt: NonZeroUsize,
@@ -154,6 +171,13 @@ pub(crate) struct StepArgs {
     /// Space the noise levels after Karras et al. 2022; for dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, euler, heun, lms and unipc.
     #[arg(long)]
     pub(crate) karras_sigmas: bool,
+}
+
+impl PromptArgs {
+    pub(crate) fn encoding(&self) -> EncodeOptions {
+        let syntax = if self.plain_prompts { PromptSyntax::Plain } else { PromptSyntax::Weighted };
+        EncodeOptions { syntax, clip_skip: self.clip_skip }
+    }
 }
 
 impl StepArgs {

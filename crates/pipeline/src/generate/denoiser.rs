@@ -6,7 +6,8 @@ use pyrograph_unet::{Conditioning, ControlMode, MicroConditioning, Residuals};
 
 use super::request::{Control, Request};
 use crate::bundle::{Bundle, NoNegative};
-use crate::prompts::PromptEmbeddings;
+use crate::error::PipelineError;
+use crate::prompts::{Prompt, PromptEmbeddings};
 
 /// Predicts for a batch of pictures. With guidance the negative prompts' half of the UNet's batch comes first.
 pub(super) struct Denoiser<'a> {
@@ -42,20 +43,19 @@ impl<'a> Denoiser<'a> {
         request: &'a Request<'_>,
         extra: Option<Tensor<4>>,
         device: &Device,
-    ) -> Self {
+    ) -> Result<Self, PipelineError> {
         let compute = bundle.precision.compute;
         let [height, width] = request.size;
         let sizes = request.sizes.unwrap_or_else(|| MicroConditioning::uncropped(height, width));
-        let embeddings = bundle.text.encode(&strs(&request.prompts), device);
         // A distilled model is told the guidance scale instead.
         let is_told = bundle.unet_config.guidance_dim.is_some();
-        let negative = (request.guidance_scale > 1.0 && !is_told)
-            .then(|| negative(bundle, request, &embeddings, device));
+        let is_guided = request.guidance_scale > 1.0 && !is_told;
+        let (positive, negative) = embeddings(bundle, request, is_guided, device)?;
         let with_sizes = |embeddings: PromptEmbeddings, sizes: MicroConditioning| {
             let conditioning = embeddings.with_sizes(vec![sizes; request.n_pictures()]).cast(compute);
             Conditioning { guidance_scale: is_told.then_some(request.guidance_scale), ..conditioning }
         };
-        let positive = with_sizes(embeddings, sizes);
+        let positive = with_sizes(positive, sizes);
         let both = negative.map(|negative| {
             let negative = with_sizes(negative, request.negative_sizes.unwrap_or(sizes));
             Conditioning::cat(vec![negative, positive.clone()])
@@ -70,14 +70,14 @@ impl<'a> Denoiser<'a> {
             hint_embedding: control.controlnet.embed_hint(control.hints.clone().cast(compute)),
             residual_scales: control.controlnet.residual_scales(mode, control.scale),
         });
-        Self {
+        Ok(Self {
             bundle,
             nets: nets.collect(),
             mode,
             positive,
             both,
             extra: extra.map(|extra| extra.cast(compute)),
-        }
+        })
     }
 
     /// The prediction for noisy latents, in f32.
@@ -137,22 +137,24 @@ impl<'a> Denoiser<'a> {
     }
 }
 
-fn strs(prompts: &[String]) -> Vec<&str> {
-    prompts.iter().map(String::as_str).collect()
-}
-
-/// The embeddings of the negative prompts.
-fn negative(
+/// The embeddings of the prompts and, if there is to be guidance, of the negative ones.
+fn embeddings(
     bundle: &Bundle,
     request: &Request<'_>,
-    positive: &PromptEmbeddings,
+    is_guided: bool,
     device: &Device,
-) -> PromptEmbeddings {
-    match (&request.negative_prompts, bundle.no_negative) {
-        (Some(prompts), _) => bundle.text.encode(&strs(prompts), device),
-        (None, NoNegative::EmptyPrompt) => bundle.text.encode(&vec![""; request.n_pictures()], device),
-        (None, NoNegative::Zeros) => positive.zeros_like(),
-    }
+) -> Result<(PromptEmbeddings, Option<PromptEmbeddings>), PipelineError> {
+    let empty = || vec![Prompt::default(); request.n_pictures()];
+    let negative = match (&request.negative_prompts, bundle.no_negative) {
+        _ if !is_guided => Vec::new(),
+        (Some(prompts), _) => prompts.clone(),
+        (None, NoNegative::EmptyPrompt) => empty(),
+        (None, NoNegative::Zeros) => Vec::new(),
+    };
+    let (positive, negative) =
+        bundle.text.encode_prompts(&request.prompts, &negative, request.encoding, device)?;
+    let negative = negative.or_else(|| is_guided.then(|| positive.zeros_like()));
+    Ok((positive, negative))
 }
 
 /// What there is for each picture, for as many samples: as often as the batch holds the pictures.

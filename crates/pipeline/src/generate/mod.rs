@@ -76,7 +76,7 @@ pub fn denoise(
     let mut sampler = sampler(bundle, request).map_err(PipelineError::Scheduler)?;
     let mut noise = PictureNoise::new(&request.seeds);
     let (canvas, mut latents) = Canvas::new(bundle, request, &sampler, &mut noise, &device);
-    let denoiser = Denoiser::new(bundle, request, canvas.extra_input.clone(), &device);
+    let denoiser = Denoiser::new(bundle, request, canvas.extra_input.clone(), &device)?;
     let shape = latents.dims();
     let mut guidance_scale = request.guidance_scale;
     // A ControlNet acts in a part of the calls that there would be without an early end.

@@ -8,15 +8,18 @@ use pyrograph_unet::{ControlMode, ControlNet, MicroConditioning};
 
 use crate::bundle::Bundle;
 use crate::error::PipelineError;
+use crate::prompts::{EncodeOptions, Prompt};
 
 /// Pictures to draw together, in one batch.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// What to draw, a prompt for each picture.
-    pub prompts: Vec<String>,
+    pub prompts: Vec<Prompt>,
     /// What each of them stays away from; used if `guidance_scale` is above 1. If there are none, the model has its own
     /// stand-in, see [`Bundle::no_negative`].
-    pub negative_prompts: Option<Vec<String>>,
+    pub negative_prompts: Option<Vec<Prompt>>,
+    /// How prompts are read.
+    pub encoding: EncodeOptions,
     /// Height and width of the pictures in pixels, multiples of the VAE's factor.
     pub size: [usize; 2],
     /// Pictures to change; without any, all begins as noise.
@@ -90,11 +93,13 @@ impl<'a> Control<'a> {
 impl Request<'_> {
     /// Text-to-image with diffusers' defaults, the seeds counting from 0, and without a ControlNet.
     #[must_use]
-    pub fn new(prompts: Vec<String>, size: [usize; 2]) -> Self {
+    pub fn new<P: Into<Prompt>>(prompts: impl IntoIterator<Item = P>, size: [usize; 2]) -> Self {
+        let prompts: Vec<Prompt> = prompts.into_iter().map(Into::into).collect();
         Self {
             seeds: (0..).take(prompts.len()).collect(),
             prompts,
             negative_prompts: None,
+            encoding: EncodeOptions::default(),
             size,
             originals: None,
             controls: Vec::new(),

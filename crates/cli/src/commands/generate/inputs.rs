@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::{DataError, HintPixels, Side, load_hint_for_inference, load_mask_for_inference};
-use pyrograph_pipeline::Originals;
+use pyrograph_pipeline::{Originals, Prompt};
 use pyrograph_weights::read_tensor;
 
 use crate::args::{CanvasArgs, PromptArgs, UsageError};
@@ -31,8 +31,8 @@ pub(super) fn each<T: Clone>(
 /// Every picture that is to be drawn, those of one prompt after another.
 #[derive(Debug)]
 pub(super) struct Pictures {
-    prompts: Vec<String>,
-    negative_prompts: Option<Vec<String>>,
+    prompts: Vec<Prompt>,
+    negative_prompts: Option<Vec<Prompt>>,
     seeds: Vec<u64>,
 }
 
@@ -41,8 +41,8 @@ pub(super) struct Pictures {
 pub(super) struct Batch {
     /// Which of all pictures they are.
     pub(super) numbers: Range<usize>,
-    pub(super) prompts: Vec<String>,
-    pub(super) negative_prompts: Option<Vec<String>>,
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) negative_prompts: Option<Vec<Prompt>>,
     pub(super) seeds: Vec<u64>,
 }
 
@@ -51,21 +51,28 @@ impl Pictures {
         let n_each = args.num_images_per_prompt.get();
         let n_prompts = args.prompt.len();
         let n_all = n_prompts * n_each;
-        let spread = |prompts: &[String]| -> Vec<String> {
-            prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), n_each)).collect()
+        let spread = |texts: Vec<String>, seconds: Vec<Option<String>>| -> Vec<Prompt> {
+            let prompts = texts.into_iter().zip(seconds).map(|(text, second)| Prompt { text, second });
+            prompts.flat_map(|prompt| std::iter::repeat_n(prompt, n_each)).collect()
         };
+        let seconds = |flag, texts: &[String]| {
+            let texts: Vec<Option<String>> = texts.iter().cloned().map(Some).collect();
+            each(flag, &texts, n_prompts, "prompts", Some(None))
+        };
+        let second_negatives = seconds("negative_prompt_2", &args.negative_prompt_2)?;
         let negative_prompts = match &args.negative_prompt[..] {
             [] => None,
             negative => {
-                let once = Some(String::new());
-                Some(spread(&each("negative_prompt", negative, n_prompts, "prompts", once)?))
+                let texts = each("negative_prompt", negative, n_prompts, "prompts", Some(String::new()))?;
+                Some(spread(texts, second_negatives))
             }
         };
+        let prompts = spread(args.prompt.clone(), seconds("prompt_2", &args.prompt_2)?);
         let seeds = match args.seed[..] {
             [first] => (0..).take(n_all).map(|idx: u64| first.wrapping_add(idx)).collect(),
             _ => each("seed", &args.seed, n_all, "pictures", None)?,
         };
-        Ok(Self { prompts: spread(&args.prompt), negative_prompts, seeds })
+        Ok(Self { prompts, negative_prompts, seeds })
     }
 
     pub(super) fn n_all(&self) -> usize {

@@ -82,6 +82,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         });
         let request = Request {
             negative_prompts: batch.negative_prompts,
+            encoding: args.prompts.encoding(),
             controls: controls.collect(),
             mode: if args.controls.guess_mode { ControlMode::Guess } else { ControlMode::Balanced },
             steps: args.steps.steps(),

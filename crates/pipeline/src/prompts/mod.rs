@@ -1,9 +1,16 @@
 //! From prompts to what the UNet is told, with one text encoder or SDXL's two.
 
+mod chunks;
+mod prompt;
+
 use burn::prelude::*;
 use burn::tensor::DType;
-use pyrograph_text::{ClipTextConfig, ClipTextModel, ClipTextOutput, ClipTokenizer, encode_prompts};
+use pyrograph_text::{Chunk, ClipTextConfig, ClipTextModel, ClipTextOutput, ClipTokenizer, encode_prompts};
 use pyrograph_unet::{AddedConditioning, Conditioning, MicroConditioning};
+
+pub use self::prompt::{EncodeOptions, Prompt, PromptSyntax};
+
+use crate::error::PipelineError;
 
 /// A text encoder and its tokenizer.
 #[derive(Debug)]
@@ -63,6 +70,70 @@ impl TextEncoders {
         let second = second.encode(prompts, device);
         let context = Tensor::cat(vec![first.penultimate().clone(), second.penultimate().clone()], 2);
         PromptEmbeddings { context: context.cast(DType::F32), pooled: Some(second.pooled.cast(DType::F32)) }
+    }
+
+    /// Embeddings of prompts and of as many negative ones, with as many tokens; those of shorter prompts end with chunks of the empty prompt.
+    ///
+    /// # Errors
+    /// [`PipelineError::ClipSkip`] if there are not so many layers, [`PipelineError::OneEncoder`] for a second text where there is no
+    /// second encoder.
+    ///
+    /// # Panics
+    /// If there is no prompt.
+    ///
+    /// Source: diffusers `encode_prompt` of both ControlNet pipelines (0.42) for plain prompts and `clip_skip`.
+    pub fn encode_prompts(
+        &self,
+        prompts: &[Prompt],
+        negative_prompts: &[Prompt],
+        options: EncodeOptions,
+        device: &Device,
+    ) -> Result<(PromptEmbeddings, Option<PromptEmbeddings>), PipelineError> {
+        let EncodeOptions { syntax, clip_skip } = options;
+        self.check_clip_skip(clip_skip)?;
+        let all = || prompts.iter().chain(negative_prompts);
+        if self.second.is_none() && all().any(|prompt| prompt.second.is_some()) {
+            return Err(PipelineError::OneEncoder);
+        }
+        let mut chunks: Vec<Vec<Vec<Chunk>>> = self
+            .iter()
+            .enumerate()
+            .map(|(idx, encoder)| {
+                all().map(|prompt| chunks::chunks(encoder, prompt.text_for(idx == 1), syntax)).collect()
+            })
+            .collect();
+        let n_chunks = chunks.iter().flatten().map(Vec::len).max().unwrap_or(1);
+        for (encoder, prompts) in self.iter().zip(&mut chunks) {
+            prompts.iter_mut().for_each(|chunks| chunks.resize(n_chunks, encoder.tokenizer.empty_chunk()));
+        }
+        let embed = |part: std::ops::Range<usize>, clip_skip: usize| {
+            let is_sdxl = self.second.is_some();
+            let encoded: Vec<chunks::Encoded> = self
+                .iter()
+                .zip(&chunks)
+                .map(|(encoder, prompts)| {
+                    chunks::encode(encoder, &prompts[part.clone()], clip_skip, is_sdxl, device)
+                })
+                .collect();
+            let pooled = encoded[encoded.len() - 1].pooled.clone();
+            let contexts = encoded.into_iter().map(|encoded| encoded.context).collect();
+            PromptEmbeddings {
+                context: Tensor::cat(contexts, 2).cast(DType::F32),
+                pooled: is_sdxl.then(|| pooled.cast(DType::F32)),
+            }
+        };
+        let positive = embed(0..prompts.len(), clip_skip);
+        let negative = (!negative_prompts.is_empty())
+            .then(|| embed(prompts.len()..prompts.len() + negative_prompts.len(), 0));
+        Ok((positive, negative))
+    }
+
+    fn check_clip_skip(&self, clip_skip: usize) -> Result<(), PipelineError> {
+        // SDXL leaves one out in any case.
+        let n_others = usize::from(self.second.is_some());
+        let n_layers = self.iter().map(|encoder| encoder.config.n_layers).min().unwrap_or(0);
+        let largest = n_layers.saturating_sub(n_others);
+        if clip_skip > largest { Err(PipelineError::ClipSkip { clip_skip, largest }) } else { Ok(()) }
     }
 
     /// Tokens of every encoded prompt.
