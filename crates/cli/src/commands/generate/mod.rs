@@ -70,7 +70,8 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         let infotexts: Vec<_> = (0..n_pictures)
             .map(|idx| {
                 let negative_prompt = batch.negative_prompts.as_ref().map(|all| &all[idx]);
-                settings.of_picture(&batch.prompts[idx], negative_prompt, batch.seeds[idx])
+                let negative_text = negative_prompt.map(|prompt| &prompt.text);
+                settings.of_picture(&batch.prompts[idx].text, negative_text, batch.seeds[idx])
             })
             .collect();
         let controls = nets.iter().zip(&hints).enumerate().map(|(idx, ((controlnet, _), hint))| Control {
