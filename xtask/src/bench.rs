@@ -27,10 +27,13 @@ pub(crate) struct BenchArgs {
     /// Its Python needs accelerate, datasets and torchvision besides.
     #[arg(long, conflicts_with_all = ["vs_diffusers", "kernels"])]
     startup: bool,
+    /// Measure a picture of a random full-size Stable Diffusion 1.5 with a ControlNet, ours and diffusers' in turns.
+    #[arg(long, conflicts_with_all = ["vs_diffusers", "kernels", "startup"])]
+    generate: bool,
     /// The backend to measure.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     backend: Backend,
-    /// Passed on to `pyrograph bench` or, with --vs-diffusers or --startup, to its script in `tests/reference`.
+    /// Passed on to `pyrograph bench` or, with --vs-diffusers, --startup or --generate, to its script in `tests/reference`.
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -52,9 +55,10 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         "build --release --package pyrograph --no-default-features --features {feature}"
     )))?;
     let program = target_dir().join("release").join(format!("pyrograph{}", env::consts::EXE_SUFFIX));
-    let script = match (args.vs_diffusers, args.startup) {
-        (true, _) => "bench_vs_diffusers.py",
-        (_, true) => "bench_startup.py",
+    let script = match (args.vs_diffusers, args.startup, args.generate) {
+        (true, ..) => "bench_vs_diffusers.py",
+        (_, true, _) => "bench_startup.py",
+        (.., true) => "bench_generate.py",
         _ => return run(Command::new(program).arg("bench").args(&args.args)),
     };
     let script = root().join("tests/reference").join(script);

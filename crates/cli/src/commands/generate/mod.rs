@@ -5,6 +5,7 @@ mod output;
 mod repeat;
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use pyrograph_pipeline::{
     Bundle, BundleOptions, Control, ControlMode, Request, StepEnd, denoise, load_controlnet,
@@ -64,6 +65,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         controls: (0..n_nets).map(|idx| [scales[idx], starts[idx], ends[idx]]).collect(),
     };
     let mut bar = progress::steps(output, pictures.n_all());
+    let start = Instant::now();
     let (mut drawn, mut ends_of_way) = (Vec::new(), Vec::new());
     for batch in pictures.batches(args.prompts.batch_size) {
         let n_pictures = batch.prompts.len();
@@ -111,5 +113,5 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         drawn.extend(out.write(drawn.len(), &bundle.decode(latents), &infotexts)?);
     }
     out.write_latents(ends_of_way)?;
-    out.finish(&drawn, args.prompts.num_images_per_prompt.get())
+    out.finish(&drawn, args.prompts.num_images_per_prompt.get(), start.elapsed())
 }

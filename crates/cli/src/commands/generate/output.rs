@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use burn::prelude::*;
 use pyrograph_data::{RgbImage, grid, rgb_from_unit, save_png, save_png_with_text};
@@ -57,16 +58,23 @@ impl<'a> Output<'a> {
     }
 
     /// Writes the grid and tells where everything is.
-    pub(super) fn finish(&self, pictures: &[RgbImage], n_each: usize) -> anyhow::Result<()> {
+    pub(super) fn finish(
+        &self,
+        pictures: &[RgbImage],
+        n_each: usize,
+        drawing: Duration,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.files.grid {
             let rows: Vec<Vec<RgbImage>> = pictures.chunks(n_each).map(<[_]>::to_vec).collect();
             save_png(&grid(&rows), path)?;
         }
+        let seconds = drawing.as_secs_f64();
         match self.n_pictures {
-            1 => tracing::info!("the picture is in {}", self.files.output.display()),
+            1 => tracing::info!("the picture is in {}, drawn in {seconds:.1} s", self.files.output.display()),
             n => {
                 let (first, last) = (self.path(0), self.path(n - 1));
-                tracing::info!("the pictures are in {} to {}", first.display(), last.display());
+                let (first, last) = (first.display(), last.display());
+                tracing::info!("the pictures are in {first} to {last}, drawn in {seconds:.1} s");
             }
         }
         Ok(())
