@@ -24,7 +24,7 @@ fn the_plan_tells_what_takes_memory_and_when() {
         parameters   ControlNet, 1.7 million in f32                 6.7 MB
         parameters   UNet, 2.7 million in f32                      10.6 MB
         parameters   VAE, 1.0 million in f32                        3.9 MB
-        parameters   text encoder, 0.2 million in f32               0.6 MB
+        parameters   text encoder, 0.2 million in f32, freed        0.6 MB
         gradients    ControlNet                                     6.7 MB
         optimizer    adamw                                         13.5 MB
         activations  batch 4, 128 px                               59.6 MB
@@ -32,12 +32,12 @@ fn the_plan_tells_what_takes_memory_and_when() {
         caches       pictures read ahead                            7.9 MB
         program      code and threads                              32.0 MB
         peak while   loading                                       61.9 MB
-        peak while   encoding                                      79.5 MB
-        peak while   forward and backward                         134.9 MB
-        peak while   update                                        82.0 MB
-        peak while   validation                                    81.6 MB
-        peak while   saving a checkpoint                           88.8 MB
-        main memory needed: 134.9 MB
+        peak while   encoding                                      78.9 MB
+        peak while   forward and backward                         134.3 MB
+        peak while   update                                        81.4 MB
+        peak while   validation                                    81.0 MB
+        peak while   saving a checkpoint                           88.1 MB
+        main memory needed: 134.3 MB
     "#]]
     .assert_eq(&desk().done(PLAN));
 }

@@ -2,6 +2,7 @@
 
 mod cache;
 mod ema;
+mod encoders;
 mod evaluate;
 mod loss;
 mod optimizers;

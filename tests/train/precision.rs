@@ -68,7 +68,7 @@ fn check(mixed_precision: MixedPrecision, compute: Compute, largest_difference: 
     circles_of(dir.path(), 20);
     let (whole, _) = train(dir.path(), "whole", |_| {});
     for gradient_checkpointing in [false, true] {
-        let (half, trainer) = train(dir.path(), "half", |config| {
+        let (half, mut trainer) = train(dir.path(), "half", |config| {
             config.precision.mixed_precision = mixed_precision;
             config.precision.compute = Some(compute);
             config.memory.gradient_checkpointing = gradient_checkpointing;
@@ -84,8 +84,9 @@ fn check(mixed_precision: MixedPrecision, compute: Compute, largest_difference: 
             _ => DType::F16,
         };
         assert_eq!(types(&trainer.bundle().unet), [vec![expected], vec![DType::F32]]);
-        assert_eq!(types(&trainer.bundle().text.first.model)[0], [expected]);
         assert_eq!(types(&trainer.bundle().vae)[0], [expected]);
+        let bundle = trainer.complete_bundle().expect("the base");
+        assert_eq!(types(&bundle.text.first.model)[0], [expected]);
         assert_eq!(types(trainer.controlnet()), [vec![DType::F32], vec![DType::F32]]);
     }
 }

@@ -174,6 +174,7 @@ fn training_leaves_the_base_model_as_it_was_and_moves_the_controlnet() {
     };
     let (frozen, trained) = (parts(&trainer), values(trainer.controlnet()));
     trainer.run(&mut ()).expect("four steps");
+    trainer.complete_bundle().expect("the base");
     assert_eq!(parts(&trainer), frozen);
     let after = values(trainer.controlnet());
     let unmoved: Vec<_> =

@@ -128,6 +128,13 @@ impl Cache {
         })
     }
 
+    /// Whether something seems to be kept under a key; a file in the folder is not read for that.
+    #[must_use]
+    pub fn may_have(&self, key: &CacheKey) -> bool {
+        self.memory(|memory| memory.kept.contains_key(key))
+            || self.folder.as_ref().is_some_and(|folder| folder.may_have(key))
+    }
+
     /// What is kept under a key, else what `compute` gives, which is kept from then on.
     pub fn get_or_compute(&self, key: CacheKey, compute: impl FnOnce() -> Blob) -> Arc<Blob> {
         self.get(&key).unwrap_or_else(|| {
@@ -185,6 +192,7 @@ mod tests {
         }
         assert_eq!(cache.counts(), CacheCounts { read: 0, computed: 4 });
         assert!(cache.get(&key("b")).is_some() && cache.get(&key("c")).is_none());
+        assert!(cache.may_have(&key("b")) && !cache.may_have(&key("c")));
     }
 
     #[test]
@@ -200,6 +208,7 @@ mod tests {
         let cache = || Cache::new(8, Some(Arc::new(CacheFolder::open(dir.path()))));
         cache().get_or_compute(key("a"), blob);
         let second = cache();
+        assert!(second.may_have(&key("a")) && !second.may_have(&key("b")));
         for _ in 0..3 {
             assert_eq!(*second.get_or_compute(key("a"), || unreachable!("it is there")), blob());
         }

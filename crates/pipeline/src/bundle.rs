@@ -95,26 +95,13 @@ impl Bundle {
             None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, variant, device)?,
         };
 
-        let (dir, vae_config) = vae_folder(&folder, options.vae)?;
-        let load = LoadOptions {
-            renames: Renames::new(pyrograph_vae::RENAMES),
-            aliases: pyrograph_vae::LEGACY_ALIASES,
-            variant,
-            ..LoadOptions::default()
-        };
-        let vae = dir.load(vae_config.init(device), &load).map_err(weights("VAE"))?;
-
-        let first = TextPart::FIRST.open(&folder, options, device)?;
-        let second = match folder.class() {
-            SDXL => Some(TextPart::SECOND.open(&folder, options, device)?),
-            _ => None,
-        };
+        let (vae, vae_config) = load_vae(&folder, options, device)?;
+        let text = load_text_encoders(&folder, options, device)?;
         let zeros = folder.settings().get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
-        let no_negative = match second {
+        let no_negative = match text.second {
             Some(_) if zeros.unwrap_or(true) => NoNegative::Zeros,
             _ => NoNegative::EmptyPrompt,
         };
-        let text = TextEncoders { first, second };
         let scheduler = folder.component_path("scheduler").map_err(weights("scheduler"))?;
         let path = scheduler.join("scheduler_config.json");
         let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
@@ -187,6 +174,35 @@ pub(crate) fn vae_folder(
     let dir = dir.map_err(weights("VAE"))?;
     let json: VaeJson = dir.config().map_err(weights("VAE"))?;
     Ok((dir, VaeConfig::try_from(json).map_err(config("VAE"))?))
+}
+
+pub(crate) fn load_vae(
+    folder: &PipelineFolder,
+    options: &BundleOptions<'_>,
+    device: &Device,
+) -> Result<(AutoencoderKl, VaeConfig), PipelineError> {
+    let (dir, vae_config) = vae_folder(folder, options.vae)?;
+    let load = LoadOptions {
+        renames: Renames::new(pyrograph_vae::RENAMES),
+        aliases: pyrograph_vae::LEGACY_ALIASES,
+        variant: options.variant,
+        ..LoadOptions::default()
+    };
+    let vae = dir.load(vae_config.init(device), &load).map_err(weights("VAE"))?;
+    Ok((vae, vae_config))
+}
+
+pub(crate) fn load_text_encoders(
+    folder: &PipelineFolder,
+    options: &BundleOptions<'_>,
+    device: &Device,
+) -> Result<TextEncoders, PipelineError> {
+    let first = TextPart::FIRST.open(folder, options, device)?;
+    let second = match folder.class() {
+        SDXL => Some(TextPart::SECOND.open(folder, options, device)?),
+        _ => None,
+    };
+    Ok(TextEncoders { first, second })
 }
 
 /// Where a text encoder is in the folder, and what it is called in errors.

@@ -68,6 +68,24 @@ impl BundleConfigs {
     }
 }
 
+impl BundleConfigs {
+    /// What a prompt's embeddings take, in f32.
+    #[must_use]
+    pub fn prompt_bytes(&self) -> u64 {
+        let n_tokens = self.text[0].max_tokens;
+        let n_context: usize = self.text.iter().map(|text| n_tokens * text.d_model).sum();
+        let n_pooled = self.unet.added.map_or(0, |added| added.pooled_dim);
+        4 * (n_context + n_pooled) as u64
+    }
+
+    /// What the moments of a square picture's latents take, in f32.
+    #[must_use]
+    pub fn moments_bytes(&self, side: usize) -> u64 {
+        let latents = side / self.vae.pixels_per_latent();
+        4 * (2 * self.vae.latent_channels * latents * latents) as u64
+    }
+}
+
 /// Whether a folder holds a model of SDXL; not, too, if it cannot be read.
 #[must_use]
 pub fn is_xl(path: &Path) -> bool {

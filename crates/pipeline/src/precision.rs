@@ -40,22 +40,25 @@ impl Bundle {
     /// The same networks in another precision.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
-        let vae = &mut CastWeights { dtype: self.configs().vae_weights(precision) };
-        let cast = &mut CastWeights { dtype: precision.weights };
+        let vae_weights = self.configs().vae_weights(precision);
         Self {
-            unet: self.unet.map(cast),
-            vae: self.vae.map(vae),
-            text: TextEncoders {
-                first: TextEncoder { model: self.text.first.model.map(cast), ..self.text.first },
-                second: self
-                    .text
-                    .second
-                    .map(|second| TextEncoder { model: second.model.map(cast), ..second }),
-            },
+            unet: in_weights(self.unet, precision.weights),
+            vae: in_weights(self.vae, vae_weights),
+            text: text_in_weights(self.text, precision.weights),
             precision,
             ..self
         }
     }
+}
+
+pub(crate) fn text_in_weights(text: TextEncoders, weights: DType) -> TextEncoders {
+    let cast = |encoder: TextEncoder| TextEncoder { model: in_weights(encoder.model, weights), ..encoder };
+    TextEncoders { first: cast(text.first), second: text.second.map(cast) }
+}
+
+/// A network with its matrices and kernels in a format.
+pub(crate) fn in_weights<M: Module>(network: M, weights: DType) -> M {
+    network.map(&mut CastWeights { dtype: weights })
 }
 
 struct CastWeights {

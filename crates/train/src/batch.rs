@@ -5,6 +5,7 @@ use burn::tensor::TensorData;
 use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
 use pyrograph_pipeline::{Bundle, Conditioning};
 
+use crate::TrainError;
 use crate::encode::{Encoded, EncodedPrompt, Encoder};
 use crate::nonfinite::NonFinite;
 
@@ -27,14 +28,16 @@ impl Batch {
     /// Encodes images and captions and moves the hints to the device.
     ///
     /// The caption, and whether it or the hint is dropped, are drawn anew for each step.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`TrainError`] if encoders that were freed are needed and cannot be read again.
     pub(crate) fn new(
         host: HostBatch,
         dataset: &Dataset,
         bundle: &Bundle,
         encoder: &Encoder,
         dropout: &Dropout,
-    ) -> Self {
+    ) -> Result<Self, TrainError> {
         let device = encoder.device().clone();
         let side = host.side.get();
         let batch_size = host.ids.len();
@@ -45,9 +48,9 @@ impl Batch {
         let prompts: Vec<EncodedPrompt> = captions
             .zip(&host.geometries)
             .map(|(caption, geometry)| encoder.prompt(bundle, caption, geometry))
-            .collect();
-        let latents: Vec<Encoded<4>> =
-            host.targets.into_iter().map(|target| encoder.moments(bundle, target, side)).collect();
+            .collect::<Result<_, _>>()?;
+        let latents = host.targets.into_iter().map(|target| encoder.moments(bundle, target, side));
+        let latents: Vec<Encoded<4>> = latents.collect::<Result<_, _>>()?;
         let non_finite = not_finite(latents.iter().map(|latents| latents.is_finite))
             .map(|samples| (NonFinite::Latents, samples))
             .or_else(|| {
@@ -59,13 +62,13 @@ impl Batch {
                 hint.fill(0.0);
             }
         }
-        Self {
+        Ok(Self {
             moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
             hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
             conditioning: Conditioning::cat(prompts.into_iter().map(|prompt| prompt.conditioning).collect()),
             ids: host.ids,
             non_finite,
-        }
+        })
     }
 }
 

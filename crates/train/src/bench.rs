@@ -43,6 +43,8 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`] if data cannot be read.
     pub fn bench(&mut self, n_steps: usize) -> Result<Measurement, TrainError> {
+        let n_warmup = 2;
+        self.encode_prompts_ahead((n_warmup + n_steps) as u64)?;
         let mut loader = self.loader()?;
         let mut window = Window::new();
         let mut stopwatch = Stopwatch::running(self.device());

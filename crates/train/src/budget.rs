@@ -151,11 +151,16 @@ impl Budget {
             DeviceMemory::Main => (main, needs.optimizer),
             DeviceMemory::Own => (0, 0),
         };
-        let training = beside + held(Holding::is_all_the_time);
+        // Prompts are encoded before there are gradients.
+        let with_text_encoders = beside + held(Holding::is_all_the_time);
+        let training = with_text_encoders - needs.freed;
         let between_micro_batches = training + needs.accumulated;
         let phases = vec![
             PhasePeak { phase: Phase::Loading, bytes: beside + needs.loading },
-            PhasePeak { phase: Phase::Encoding, bytes: between_micro_batches + needs.encoding },
+            PhasePeak {
+                phase: Phase::Encoding,
+                bytes: with_text_encoders.max(between_micro_batches + needs.encoding),
+            },
             PhasePeak { phase: Phase::Backward, bytes: between_micro_batches + needs.step.with_gradients },
             PhasePeak { phase: Phase::Update, bytes: training + needs.gradients + needs.updating },
             PhasePeak { phase: Phase::Validation, bytes: training + needs.validation },

@@ -1,15 +1,16 @@
 //! Latents and prompt embeddings never change, so they are computed once and kept, for this run or for all.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::{Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Geometry, Target};
-use pyrograph_pipeline::{Bundle, Conditioning, PromptEmbeddings, TextEncoders};
+use pyrograph_pipeline::{AutoencoderKl, Bundle, Conditioning, PromptEmbeddings, TextEncoders};
 
-use crate::plan::CachePlan;
+use crate::TrainError;
+use crate::plan::{CachePlan, ModelPlan, TrainPlan};
 use crate::sizes::SizeConditioning;
 
 /// What is kept of latents and of prompt embeddings in memory, each.
@@ -19,12 +20,21 @@ pub(crate) const MEMORY_BYTES: usize = 1 << 30;
 ///
 /// Samples are encoded one by one: in a batch the same image could come out with other last bits, and a resumed
 /// run batches the first encoding differently.
+///
+/// Once everything is kept, the bundle's encoders can be freed. What is lost after that, because a file on disk was damaged
+/// or deleted, has them read again.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     device: Device,
     sizes: SizeConditioning,
     /// `None`: nothing is kept.
     kept: Option<Kept>,
+    /// Where encoders are read again from.
+    model: ModelPlan,
+    has_freed_text: bool,
+    has_freed_vae: bool,
+    text_again: OnceLock<TextEncoders>,
+    vae_again: OnceLock<AutoencoderKl>,
 }
 
 #[derive(Debug)]
@@ -62,24 +72,85 @@ pub struct CacheUse {
 impl Encoder {
     /// An encoder for the images and captions of one model.
     #[must_use]
-    pub(crate) fn new(plan: &CachePlan, sizes: SizeConditioning, bundle: &Bundle, device: Device) -> Self {
-        let folder = match plan {
-            CachePlan::Off => return Self { device, sizes, kept: None },
-            CachePlan::Memory => None,
-            CachePlan::Disk(dir) => Some(Arc::new(CacheFolder::open(dir))),
-        };
-        // What lives no longer than the run was made by its own encoders.
-        let (vae, text_encoders) = match folder {
-            None => ([0; 32], Vec::new()),
-            Some(_) => (
-                fingerprint(&bundle.vae, &bundle.vae_config, &device),
-                bundle.text.iter().map(|text| fingerprint(&text.model, &text.config, &device)).collect(),
-            ),
-        };
-        let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));
-        let images = EncodedImages::new(Arc::clone(&latents), vae);
-        let prompts = Cache::new(MEMORY_BYTES, folder);
-        Self { device, sizes, kept: Some(Kept { latents, images, prompts, text_encoders }) }
+    pub(crate) fn new(plan: &TrainPlan, bundle: &Bundle, device: Device) -> Self {
+        Self {
+            kept: Kept::new(&plan.cache, bundle, &device),
+            device,
+            sizes: plan.data.sizes,
+            model: plan.model.clone(),
+            has_freed_text: false,
+            has_freed_vae: false,
+            text_again: OnceLock::new(),
+            vae_again: OnceLock::new(),
+        }
+    }
+
+    /// Frees the bundle's text encoders. Every prompt of the run should be kept by now.
+    pub(crate) fn free_text_encoders(&mut self, bundle: &mut Bundle) {
+        self.has_freed_text = true;
+        self.text_again = OnceLock::new();
+        bundle.free_text_encoders();
+    }
+
+    /// Frees the encoder of the bundle's VAE. Every picture of the run should be kept by now.
+    pub(crate) fn free_vae_encoder(&mut self, bundle: &mut Bundle) {
+        self.has_freed_vae = true;
+        bundle.free_vae_encoder();
+    }
+
+    pub(crate) fn has_freed_vae(&self) -> bool {
+        self.has_freed_vae
+    }
+
+    /// Gives back what was freed.
+    pub(crate) fn complete(&mut self, bundle: &mut Bundle) -> Result<(), TrainError> {
+        if std::mem::take(&mut self.has_freed_text) {
+            bundle.text = match self.text_again.take() {
+                Some(text) => text,
+                None => self.read_text_encoders(bundle)?,
+            };
+        }
+        if std::mem::take(&mut self.has_freed_vae) {
+            bundle.vae = match self.vae_again.take() {
+                Some(vae) => vae,
+                None => self.read_vae(bundle)?,
+            };
+        }
+        Ok(())
+    }
+
+    fn read_text_encoders(&self, bundle: &Bundle) -> Result<TextEncoders, TrainError> {
+        bundle.read_text_encoders(&self.model.base, &self.model.options()).map_err(TrainError::Pipeline)
+    }
+
+    fn read_vae(&self, bundle: &Bundle) -> Result<AutoencoderKl, TrainError> {
+        bundle.read_vae(&self.model.base, &self.model.options()).map_err(TrainError::Pipeline)
+    }
+
+    /// The bundle's text encoders, or those that are read again.
+    fn text<'a>(&'a self, bundle: &'a Bundle) -> Result<&'a TextEncoders, TrainError> {
+        match self.text_again.get() {
+            _ if !self.has_freed_text => Ok(&bundle.text),
+            Some(text) => Ok(text),
+            None => {
+                tracing::warn!("the cache has lost a prompt: the text encoders are read again");
+                let text = self.read_text_encoders(bundle)?;
+                Ok(self.text_again.get_or_init(|| text))
+            }
+        }
+    }
+
+    /// The bundle's VAE, or that which is read again.
+    fn vae<'a>(&'a self, bundle: &'a Bundle) -> Result<&'a AutoencoderKl, TrainError> {
+        match self.vae_again.get() {
+            _ if !self.has_freed_vae => Ok(&bundle.vae),
+            Some(vae) => Ok(vae),
+            None => {
+                tracing::warn!("the cache has lost a picture: the VAE is read again");
+                let vae = self.read_vae(bundle)?;
+                Ok(self.vae_again.get_or_init(|| vae))
+            }
+        }
     }
 
     /// Where it computes.
@@ -106,47 +177,119 @@ impl Encoder {
     ///
     /// # Shapes
     /// - output: `[1, 2 * latent_channels, height, width]`
-    pub(crate) fn moments(&self, bundle: &Bundle, target: Target, side: usize) -> Encoded<4> {
-        let encode = |image_signed| {
+    pub(crate) fn moments(
+        &self,
+        bundle: &Bundle,
+        target: Target,
+        side: usize,
+    ) -> Result<Encoded<4>, TrainError> {
+        let encode = |image_signed| -> Result<Tensor<4>, TrainError> {
             let image = TensorData::new(image_signed, [1, 3, side, side]);
-            bundle.vae.encode(Tensor::from_data(image, &self.device)).moments().cast(DType::F32)
+            let image = Tensor::from_data(image, &self.device);
+            Ok(self.vae(bundle)?.encode(image).moments().cast(DType::F32))
         };
-        match (target, &self.kept) {
+        Ok(match (target, &self.kept) {
             (Target::Encoded(blob), _) => self.encoded(&blob),
             (Target::Pixels { image_signed, key: Some(key) }, Some(kept)) => {
-                self.encoded(&kept.latents.get_or_compute(key, || blob(encode(image_signed))))
+                // It may have been encoded since it was decoded.
+                let known = kept.latents.get(&key);
+                let blob = known.map_or_else(
+                    || encode(image_signed).map(|moments| kept.latents.get_or_compute(key, || blob(moments))),
+                    Ok,
+                )?;
+                self.encoded(&blob)
             }
-            (Target::Pixels { image_signed, .. }, _) => looked_at(encode(image_signed)),
-        }
+            (Target::Pixels { image_signed, .. }, _) => looked_at(encode(image_signed)?),
+        })
     }
 
     /// What the networks are told of one sample. Captions of equal tokens have the same embeddings.
-    pub(crate) fn prompt(&self, bundle: &Bundle, caption: &str, geometry: &Geometry) -> EncodedPrompt {
-        let Encoded { tensor, is_finite } = self.embeddings(bundle, caption);
+    pub(crate) fn prompt(
+        &self,
+        bundle: &Bundle,
+        caption: &str,
+        geometry: &Geometry,
+    ) -> Result<EncodedPrompt, TrainError> {
+        let Encoded { tensor, is_finite } = self.row_of(bundle, caption)?;
         let embeddings = parted(tensor, &bundle.text);
-        EncodedPrompt { conditioning: embeddings.with_sizes(vec![self.sizes.of(geometry)]), is_finite }
+        let conditioning = embeddings.with_sizes(vec![self.sizes.of(geometry)]);
+        Ok(EncodedPrompt { conditioning, is_finite })
+    }
+
+    /// The embeddings of one prompt.
+    pub(crate) fn embeddings(&self, bundle: &Bundle, prompt: &str) -> Result<PromptEmbeddings, TrainError> {
+        Ok(parted(self.row_of(bundle, prompt)?.tensor, &bundle.text))
+    }
+
+    /// Encodes a prompt unless that was done.
+    pub(crate) fn keep_prompt(&self, bundle: &Bundle, prompt: &str) -> Result<(), TrainError> {
+        match &self.kept {
+            Some(kept) if !kept.prompts.may_have(&kept.key(bundle, prompt)) => {
+                self.row_of(bundle, prompt).map(|_| ())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The embeddings of one prompt in a row.
-    fn embeddings(&self, bundle: &Bundle, caption: &str) -> Encoded<1> {
-        let encode = || flattened(bundle.text.encode(&[caption], &self.device));
+    fn row_of(&self, bundle: &Bundle, prompt: &str) -> Result<Encoded<1>, TrainError> {
+        let encode = || Ok(flattened(self.text(bundle)?.encode(&[prompt], &self.device)));
         let Some(kept) = &self.kept else {
-            return looked_at(encode());
+            return Ok(looked_at(encode()?));
         };
-        let ids: Vec<u8> = bundle
-            .text
-            .iter()
-            .flat_map(|text| text.tokenizer.encode(caption).ids)
-            .flat_map(u32::to_le_bytes)
-            .collect();
-        let key = CacheKey::new("prompt", &[&ids, kept.text_encoders.as_flattened()]);
-        self.encoded(&kept.prompts.get_or_compute(key, || blob(encode())))
+        let key = kept.key(bundle, prompt);
+        let blob = match kept.prompts.get(&key) {
+            Some(known) => known,
+            None => {
+                let row = encode()?;
+                kept.prompts.get_or_compute(key, || blob(row))
+            }
+        };
+        Ok(self.encoded(&blob))
     }
 
     fn encoded<const D: usize>(&self, blob: &Blob) -> Encoded<D> {
         let data = TensorData::new(blob.values().to_vec(), blob.shape().to_vec());
         let is_finite = blob.values().iter().all(|value| value.is_finite());
         Encoded { tensor: Tensor::from_data(data, &self.device), is_finite }
+    }
+}
+
+/// Whether a cache keeps so many things of so many bytes to the end of the run.
+pub(crate) fn keeps_all(plan: &CachePlan, count: usize, bytes: u64) -> bool {
+    match plan {
+        CachePlan::Off => false,
+        CachePlan::Memory => (count as u64).saturating_mul(bytes) <= MEMORY_BYTES as u64,
+        CachePlan::Disk(_) => true,
+    }
+}
+
+impl Kept {
+    fn new(plan: &CachePlan, bundle: &Bundle, device: &Device) -> Option<Self> {
+        let folder = match plan {
+            CachePlan::Off => return None,
+            CachePlan::Memory => None,
+            CachePlan::Disk(dir) => Some(Arc::new(CacheFolder::open(dir))),
+        };
+        // What lives no longer than the run was made by its own encoders.
+        let (vae, text_encoders) = match folder {
+            None => ([0; 32], Vec::new()),
+            Some(_) => (
+                fingerprint(&bundle.vae, &bundle.vae_config, device),
+                bundle.text.iter().map(|text| fingerprint(&text.model, &text.config, device)).collect(),
+            ),
+        };
+        let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));
+        let images = EncodedImages::new(Arc::clone(&latents), vae);
+        let prompts = Cache::new(MEMORY_BYTES, folder);
+        Some(Self { latents, images, prompts, text_encoders })
+    }
+
+    /// Names a prompt's embeddings.
+    fn key(&self, bundle: &Bundle, prompt: &str) -> CacheKey {
+        let ids = bundle.text.iter().flat_map(|text| text.tokenizer.encode(prompt).ids);
+        let ids: Vec<u8> = ids.flat_map(u32::to_le_bytes).collect();
+        CacheKey::new("prompt", &[&ids, self.text_encoders.as_flattened()])
     }
 }
 

@@ -80,6 +80,11 @@ impl Evaluator {
         Some(Self { set, every_steps, batch_size, transform, seed })
     }
 
+    /// What the samples are predicted with.
+    pub(crate) fn captions(&self) -> impl Iterator<Item = &str> {
+        self.set.samples.iter().map(caption)
+    }
+
     /// Whether an evaluation is due after so many steps.
     pub(crate) fn is_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.every_steps.get())
@@ -135,12 +140,13 @@ impl Evaluator {
         let side = self.transform.side.get();
         let members = &samples[first..first + batch_size];
         let targets = targets.into_iter().take(batch_size);
-        let moments = targets.map(|target| encoder.moments(bundle, target, side).tensor).collect();
-        let captions = members.iter().map(|sample| sample.captions.first().map_or("", String::as_str));
+        let moments = targets.map(|target| Ok(encoder.moments(bundle, target, side)?.tensor));
+        let moments = moments.collect::<Result<_, TrainError>>()?;
+        let captions = members.iter().map(caption);
         let prompts = captions
             .zip(&geometries)
-            .map(|(caption, geometry)| encoder.prompt(bundle, caption, geometry).conditioning)
-            .collect();
+            .map(|(caption, geometry)| Ok(encoder.prompt(bundle, caption, geometry)?.conditioning))
+            .collect::<Result<_, TrainError>>()?;
         let hints = TensorData::new(hints.concat(), [batch_size + 1, 3, side, side]);
         let hints = Tensor::from_data(hints, encoder.device());
         Ok(EvalBatch {
@@ -213,6 +219,11 @@ impl Evaluator {
             zero_convs,
         }
     }
+}
+
+/// What a sample is predicted with.
+fn caption(sample: &Sample) -> &str {
+    sample.captions.first().map_or("", String::as_str)
 }
 
 /// What some samples are evaluated with, on the device.

@@ -10,6 +10,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use pyrograph_data::{Columns, Transform};
+use pyrograph_pipeline::BundleOptions;
 use pyrograph_unet::ParameterGroup;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,18 @@ pub struct ModelPlan {
     pub variant: Option<String>,
     /// Whether the base model is left as it is; else its UNet's decoder is trained, too.
     pub sd_locked: bool,
+}
+
+impl ModelPlan {
+    /// What is taken from elsewhere than the base folder's usual places.
+    pub(crate) fn options(&self) -> BundleOptions<'_> {
+        BundleOptions {
+            variant: self.variant.as_deref(),
+            tokenizer: self.tokenizer.as_deref(),
+            vae: self.vae.as_deref(),
+            unet: None,
+        }
+    }
 }
 
 /// Where the ControlNet comes from.

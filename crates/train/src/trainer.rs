@@ -1,5 +1,6 @@
 //! The loop: everything a run does, in order.
 
+mod encoders;
 mod replay;
 mod start;
 mod step;
@@ -43,7 +44,7 @@ use crate::{Observer, TrainError};
 
 pub use self::replay::{Attempt, Replay, ReplayedBatch, ReplayedSample};
 pub(crate) use self::start::hint_config;
-use self::start::{base_options, continued, fresh_start, require_same_run};
+use self::start::{continued, fresh_start, require_same_run};
 pub(crate) use self::step::Step;
 
 /// Batches that each worker holds ready.
@@ -108,7 +109,7 @@ impl Trainer {
     /// [`TrainError`] for anything that is missing or does not fit, before the first step.
     pub fn new(plan: TrainPlan, device: &Device) -> Result<Self, TrainError> {
         let bundle =
-            |plan: &TrainPlan, device: &Device| Bundle::open(&plan.model.base, &base_options(plan), device);
+            |plan: &TrainPlan, device: &Device| Bundle::open(&plan.model.base, &plan.model.options(), device);
         Self::with_bundle(plan, bundle, device)
     }
 
@@ -164,7 +165,7 @@ impl Trainer {
         // Not before: a new ControlNet starts from the weights as they are in the file.
         let bundle = bundle.in_precision(plan.precision.precision());
         let mut trainer = Self {
-            encoder: Encoder::new(&plan.cache, plan.data.sizes, &bundle, device.clone()),
+            encoder: Encoder::new(&plan, &bundle, device.clone()),
             dataset: Arc::new(dataset),
             trainee: start.trainee,
             controlnet_config: start.controlnet_config,
@@ -255,7 +256,8 @@ impl Trainer {
         &self.device
     }
 
-    /// The base model, with the decoder that is trained if one is.
+    /// The base model, with the decoder that is trained if one is. A run frees encoders that it needs no more: see
+    /// [`Trainer::complete_bundle`].
     #[must_use]
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
@@ -314,10 +316,12 @@ impl Trainer {
     }
 
     fn train(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.encode_prompts_ahead(total_steps)?;
         self.evaluate_if_due(total_steps, observer)?;
         if self.step() < total_steps {
             self.validate_if_due(observer)?;
         }
+        let whole_epoch = self.next_whole_epoch();
         let mut loader = self.loader()?;
         let (mut window, mut stopwatch) = (Window::new(), Stopwatch::at_rest());
         while self.step() < total_steps {
@@ -359,6 +363,7 @@ impl Trainer {
             if !is_last {
                 self.validate_if_due(observer)?;
             }
+            self.free_vae_encoder_after(whole_epoch);
             window.resume();
         }
 
@@ -431,8 +436,13 @@ impl Trainer {
             return Ok(());
         }
         let step = self.step();
-        let studio =
-            Studio { bundle: &self.bundle, device: &self.device, disk: &*self.disk, stop: &self.stop };
+        let studio = Studio {
+            bundle: &self.bundle,
+            encoder: &self.encoder,
+            device: &self.device,
+            disk: &*self.disk,
+            stop: &self.stop,
+        };
         let drawn = self.validator.run(studio, self.result(), step, &self.plan.output_dir);
         if !matches!(drawn, Err(TrainError::Stopped)) {
             self.record.due.validation = false;

@@ -13,10 +13,13 @@ use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
     HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
 };
-use pyrograph_pipeline::{Bundle, Control, Request, generate_with, standard_normal};
+use pyrograph_pipeline::{
+    Bundle, Control, GivenEmbeddings, NoNegative, Request, generate_with, standard_normal,
+};
 use pyrograph_unet::ControlNet;
 use pyrograph_weights::Disk;
 
+use crate::encode::Encoder;
 use crate::events::validation_dir;
 use crate::plan::{ValidationPair, ValidationPlan};
 use crate::stop::Stop;
@@ -62,6 +65,7 @@ pub(crate) struct Validator {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Studio<'a> {
     pub(crate) bundle: &'a Bundle,
+    pub(crate) encoder: &'a Encoder,
     pub(crate) device: &'a Device,
     pub(crate) disk: &'a dyn Disk,
     pub(crate) stop: &'a Stop,
@@ -126,7 +130,7 @@ impl Validator {
 
     fn draw(
         &self,
-        Studio { bundle, device, stop, .. }: Studio<'_>,
+        Studio { bundle, encoder, device, stop, .. }: Studio<'_>,
         controlnet: &ControlNet,
         row_idx: usize,
         image_idx: usize,
@@ -142,7 +146,15 @@ impl Validator {
             device,
         );
         let hint = Tensor::from_data(TensorData::new(hint_unit.clone(), [1, 3, rows, columns]), device);
+        let embeddings = GivenEmbeddings {
+            positive: encoder.embeddings(bundle, prompt)?,
+            negative: match bundle.no_negative {
+                NoNegative::EmptyPrompt => Some(encoder.embeddings(bundle, "")?),
+                NoNegative::Zeros => None,
+            },
+        };
         let request = Request {
+            embeddings: Some(embeddings),
             controls: vec![Control::new(controlnet, hint)],
             steps: self.validation.inference_steps.get().into(),
             guidance_scale: self.validation.guidance_scale,

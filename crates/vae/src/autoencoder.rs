@@ -15,7 +15,8 @@ use crate::{Decoder, DiagonalGaussian, Encoder, VaeConfig};
 /// Source: diffusers `AutoencoderKL` (0.42).
 #[derive(Module, Debug)]
 pub struct AutoencoderKl {
-    encoder: Encoder,
+    /// None after [`Self::without_encoder`].
+    encoder: Option<Encoder>,
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
@@ -26,7 +27,7 @@ impl AutoencoderKl {
     pub(crate) fn new(config: &VaeConfig, device: &Device) -> Self {
         let conv = |channels| conv1x1(channels, channels, device);
         Self {
-            encoder: Encoder::new(config, device),
+            encoder: Some(Encoder::new(config, device)),
             decoder: Decoder::new(config, device),
             quant_conv: config.quant_conv.then(|| conv(2 * config.latent_channels)),
             post_quant_conv: config.post_quant_conv.then(|| conv(config.latent_channels)),
@@ -40,6 +41,9 @@ impl AutoencoderKl {
     /// - image: `[batch, in_channels, height, width]`
     /// - moments: `[batch, 2 * latent_channels, height / p, width / p]`, rounded down, with
     ///   `p` = [`VaeConfig::pixels_per_latent`]
+    ///
+    /// # Panics
+    /// After [`Self::without_encoder`].
     #[must_use]
     pub fn encode(&self, image_signed: Tensor<4>) -> DiagonalGaussian {
         DiagonalGaussian::from_moments(self.moments(image_signed))
@@ -47,7 +51,7 @@ impl AutoencoderKl {
 
     /// The posterior's moments as the networks give them.
     pub(crate) fn moments(&self, image_signed: Tensor<4>) -> Tensor<4> {
-        let moments = self.encoder.forward(image_signed);
+        let moments = self.encoder().forward(image_signed);
         match &self.quant_conv {
             Some(conv) => conv2d(conv, moments),
             None => moments,
@@ -86,9 +90,18 @@ impl AutoencoderKl {
     }
 
     /// The encoder alone.
+    ///
+    /// # Panics
+    /// After [`Self::without_encoder`].
     #[must_use]
     pub fn encoder(&self) -> &Encoder {
-        &self.encoder
+        self.encoder.as_ref().expect("nothing is encoded after the encoder was given up")
+    }
+
+    /// What can decode only, and holds no weights to encode with.
+    #[must_use]
+    pub fn without_encoder(self) -> Self {
+        Self { encoder: None, ..self }
     }
 
     /// The decoder alone.

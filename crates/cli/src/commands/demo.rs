@@ -67,8 +67,8 @@ fn run(args: &DemoArgs, output: &OutputArgs, stop: &Stop) -> anyhow::Result<()> 
 
     let (base, trained) = (plan.model.base.clone(), plan.output_dir.clone());
     let exam = Exam { new_hints, n_samples: args.num_samples, device, stop: stop.clone() };
-    let fresh = Trainer::new(plan.clone(), &exam.device)?;
-    let before = exam.sit(&fresh)?;
+    let mut fresh = Trainer::new(plan.clone(), &exam.device)?;
+    let before = exam.sit(&mut fresh)?;
     let mut trainer = match Checkpoint::latest(&trained) {
         Ok(_) if args.resume => Trainer::new(resumed(plan), &exam.device)?,
         _ => fresh,
@@ -84,7 +84,7 @@ fn run(args: &DemoArgs, output: &OutputArgs, stop: &Stop) -> anyhow::Result<()> 
     }
     let took_hold = watcher.took_hold;
 
-    let after = exam.sit(&trainer)?;
+    let after = exam.sit(&mut trainer)?;
     let report = trained.join("report.html");
     let seconds = start.elapsed().as_secs_f64();
     conclude(&before, &after, took_hold, seconds);
@@ -184,7 +184,8 @@ struct Marks {
 }
 
 impl Exam {
-    fn sit(&self, trainer: &Trainer) -> anyhow::Result<Marks> {
+    fn sit(&self, trainer: &mut Trainer) -> anyhow::Result<Marks> {
+        trainer.complete_bundle()?;
         let plan = trainer.plan();
         let options = FidelityOptions {
             kind: HintKind::Outline,

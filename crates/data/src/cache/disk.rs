@@ -102,6 +102,11 @@ impl CacheFolder {
         Ok(())
     }
 
+    /// Whether there is a file for a key.
+    pub(super) fn may_have(&self, key: &CacheKey) -> bool {
+        self.path(key).is_file()
+    }
+
     fn path(&self, key: &CacheKey) -> PathBuf {
         let name = key.to_string();
         self.dir.join(&name[..2]).join(name)

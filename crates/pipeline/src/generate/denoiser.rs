@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use pyrograph_unet::{Conditioning, ControlMode, MicroConditioning, Residuals};
 
-use super::request::{Control, Request};
+use super::request::{Control, GivenEmbeddings, Request};
 use crate::bundle::{Bundle, NoNegative};
 use crate::error::PipelineError;
 use crate::prompts::{Prompt, PromptEmbeddings};
@@ -144,6 +144,10 @@ fn embeddings(
     is_guided: bool,
     device: &Device,
 ) -> Result<(PromptEmbeddings, Option<PromptEmbeddings>), PipelineError> {
+    if let Some(GivenEmbeddings { positive, negative }) = request.embeddings.clone() {
+        let negative = is_guided.then(|| negative.unwrap_or_else(|| positive.zeros_like()));
+        return Ok((positive, negative));
+    }
     let empty = || vec![Prompt::default(); request.n_pictures()];
     let negative = match (&request.negative_prompts, bundle.no_negative) {
         _ if !is_guided => Vec::new(),

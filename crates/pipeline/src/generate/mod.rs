@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use burn::prelude::*;
 use pyrograph_diffusion::{DiffusionError, Sampler};
 
-pub use self::request::{Control, Originals, Request};
+pub use self::request::{Control, GivenEmbeddings, Originals, Request};
 
 use self::canvas::Canvas;
 use self::denoiser::{Denoiser, Moment};

@@ -8,7 +8,7 @@ use pyrograph_unet::{ControlMode, ControlNet, MicroConditioning};
 
 use crate::bundle::Bundle;
 use crate::error::PipelineError;
-use crate::prompts::{EncodeOptions, Prompt};
+use crate::prompts::{EncodeOptions, Prompt, PromptEmbeddings};
 
 /// Pictures to draw together, in one batch.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Request<'a> {
     pub negative_prompts: Option<Vec<Prompt>>,
     /// How prompts are read.
     pub encoding: EncodeOptions,
+    /// What the text encoders make of these prompts, if that is known: they are not asked then.
+    pub embeddings: Option<GivenEmbeddings>,
     /// Height and width of the pictures in pixels, multiples of the VAE's factor.
     pub size: [usize; 2],
     /// Pictures to change; without any, all begins as noise.
@@ -46,6 +48,15 @@ pub struct Request<'a> {
     pub sizes: Option<MicroConditioning>,
     /// The same for the negative prompts; by default what `sizes` says.
     pub negative_sizes: Option<MicroConditioning>,
+}
+
+/// Embeddings that were computed before, for as many pictures as there are prompts.
+#[derive(Debug, Clone)]
+pub struct GivenEmbeddings {
+    /// Of the prompts.
+    pub positive: PromptEmbeddings,
+    /// Of the negative prompts, used if there is guidance; if there are none, zeros.
+    pub negative: Option<PromptEmbeddings>,
 }
 
 /// Pictures to change: image-to-image or, with masks, inpainting.
@@ -100,6 +111,7 @@ impl Request<'_> {
             prompts,
             negative_prompts: None,
             encoding: EncodeOptions::default(),
+            embeddings: None,
             size,
             originals: None,
             controls: Vec::new(),

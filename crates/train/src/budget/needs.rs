@@ -4,10 +4,10 @@ use burn::tensor::DType;
 use pyrograph_pipeline::BundleConfigs;
 
 use super::activations::{self, BatchSize, Peak, to_u64};
-use super::size::VAE;
+use super::size::{TEXT, VAE};
 use super::{Holding, Item, RunSize};
 use crate::choice::Choice;
-use crate::encode::MEMORY_BYTES;
+use crate::encode::{MEMORY_BYTES, keeps_all};
 use crate::optim::{OptimizerConfig, OptimizerSection, Shapes, state_bytes};
 use crate::plan::{CachePlan, ResumeFrom, TrainPlan};
 use crate::trainer::PREFETCH;
@@ -39,6 +39,8 @@ pub(super) struct Needs<'a> {
     /// The trained one first.
     networks: Vec<(&'static str, Elements)>,
     vae_weights: DType,
+    /// Of the text encoders, if they are freed before the first step.
+    pub(super) freed: u64,
     cache: u64,
     loader: u64,
 }
@@ -74,6 +76,7 @@ impl<'a> Needs<'a> {
             encoding: encoding_bytes(run, plan),
             step: peak_of(&configs.unet, &run.controlnet, size, &|prefix| gradient_bytes(shapes, prefix)),
             validation: validation_bytes(run, plan, size),
+            freed: freed_bytes(run, plan, &networks),
             networks,
             vae_weights: configs.vae_weights(plan.precision.precision()),
             cache: cache_bytes(run, plan),
@@ -94,7 +97,8 @@ impl<'a> Needs<'a> {
                 VAE => self.vae_weights,
                 _ => frozen,
             };
-            let what = format!("{name}, {} in {}", elements.count(), name_of(dtype));
+            let while_needed = if *name == TEXT && self.freed > 0 { ", freed" } else { "" };
+            let what = format!("{name}, {} in {}{while_needed}", elements.count(), name_of(dtype));
             item(Holding::Parameters, what, elements.bytes(dtype));
         }
         if plan.ema.use_ema {
@@ -117,6 +121,16 @@ impl<'a> Needs<'a> {
         item(Holding::Program, "code and threads".to_owned(), PROGRAM);
         items
     }
+}
+
+/// What the text encoders take, if every prompt is kept until the end.
+fn freed_bytes(run: &RunSize, plan: &TrainPlan, networks: &[(&'static str, Elements)]) -> u64 {
+    if !keeps_all(&plan.cache, run.n_captions, run.configs.prompt_bytes()) {
+        return 0;
+    }
+    let weights = plan.precision.precision().weights;
+    let text_encoders = networks.iter().filter(|(name, _)| *name == TEXT);
+    text_encoders.map(|(_, elements)| elements.bytes(weights)).sum()
 }
 
 /// Elements of a network's parameters.
@@ -181,9 +195,8 @@ fn cache_bytes(run: &RunSize, plan: &TrainPlan) -> u64 {
     if plan.cache == CachePlan::Off {
         return 0;
     }
-    let side = plan.data.transform.side.get() / run.configs.vae.pixels_per_latent();
-    let latents = F32 * to_u64(2 * run.configs.vae.latent_channels * side * side);
-    let prompt: u64 = run.configs.text.iter().map(|text| F32 * to_u64(text.max_tokens * text.d_model)).sum();
+    let latents = run.configs.moments_bytes(plan.data.transform.side.get());
+    let prompt = run.configs.prompt_bytes();
     let limit = to_u64(MEMORY_BYTES);
     let of = |count: usize, bytes: u64| to_u64(count).saturating_mul(bytes).min(limit);
     of(run.n_samples, latents) + of(run.n_captions, prompt)

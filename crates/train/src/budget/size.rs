@@ -15,6 +15,9 @@ use crate::trainer::hint_config;
 /// What the autoencoder is called.
 pub(super) const VAE: &str = "VAE";
 
+/// What each text encoder is called.
+pub(super) const TEXT: &str = "text encoder";
+
 /// The networks of a run and how much data it has.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -85,8 +88,7 @@ impl RunSize {
             ("UNet", Shapes::of(&configs.unet.init(device))),
             (VAE, Shapes::of(&configs.vae.init(device))),
         ];
-        frozen_shapes
-            .extend(configs.text.iter().map(|text| ("text encoder", Shapes::of(&text.init(device)))));
+        frozen_shapes.extend(configs.text.iter().map(|text| (TEXT, Shapes::of(&text.init(device)))));
         Self {
             configs,
             controlnet,

@@ -124,7 +124,7 @@ impl Trainer {
         for _ in 0..self.plan.optimizer.accumulation_steps.get() {
             let host = self.next_batch(loader)?;
             let cursor_after = host.cursor_after;
-            let batch = self.batch(host);
+            let batch = self.batch(host)?;
             let micro_step = self.position.micro_step;
             if let Some(dir) = seen {
                 self.write_seen(&batch, dir, micro_step)?;

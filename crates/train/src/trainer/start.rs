@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use burn::prelude::*;
 use pyrograph_data::Cursor;
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet};
+use pyrograph_pipeline::{Bundle, load_controlnet};
 use pyrograph_unet::{ControlNet, ControlNetConfig, HintConfig};
 
 use crate::TrainError;
@@ -15,15 +15,6 @@ use crate::identity::Identity;
 use crate::optim::Optimizer;
 use crate::plan::{ControlNetSource, TrainPlan};
 use crate::trainee::Trainee;
-
-pub(super) fn base_options(plan: &TrainPlan) -> BundleOptions<'_> {
-    BundleOptions {
-        variant: plan.model.variant.as_deref(),
-        tokenizer: plan.model.tokenizer.as_deref(),
-        unet: None,
-        vae: plan.model.vae.as_deref(),
-    }
-}
 
 /// A new ControlNet, or a trained one with a new optimizer.
 pub(super) fn fresh_start(

@@ -127,7 +127,7 @@ impl Trainer {
             let host = self.next_batch(loader)?;
             let cursor_after = host.cursor_after;
             stopwatch.lap(Phase::Data);
-            let batch = self.batch(host);
+            let batch = self.batch(host)?;
             let draw = Draw { seed: self.plan.seed, micro_step: self.position.micro_step };
             let times = timesteps(&batch.ids, draw, self.schedule.n_train_timesteps());
             let samples = batch.ids.iter().cloned().zip(times);
@@ -186,7 +186,7 @@ impl Trainer {
     }
 
     /// Moves a batch to the device, past the tap.
-    pub(super) fn batch(&mut self, host: HostBatch) -> Batch {
+    pub(super) fn batch(&mut self, host: HostBatch) -> Result<Batch, TrainError> {
         let (seed, micro_step) = (self.plan.seed, self.position.micro_step);
         let dropout = Dropout {
             seed,
@@ -194,14 +194,14 @@ impl Trainer {
             empty_prompts: self.plan.data.empty_prompt_probability,
             empty_hints: self.plan.loss.proportion_empty_hints,
         };
-        let mut batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout);
+        let mut batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout)?;
         if let Some(tap) = &mut self.tap {
             let Batch { moments, hint, conditioning, ids, .. } = &mut batch;
             let context = &mut conditioning.context;
             let step = self.position.optimizer_step.into();
             tap.batch(Tapped { step, micro_step, ids, moments, hint, context });
         }
-        batch
+        Ok(batch)
     }
 
     /// Loss and gradients of one micro-batch.
