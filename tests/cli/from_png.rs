@@ -13,7 +13,11 @@ const CONTROL: &str = "--controlnet=controlnet --control_image=hint.png";
 /// Draws a picture, and again from what it says.
 #[track_caller]
 fn check(prompt: &str, flags: &str, flags_of_files: &str) {
-    let desk = Desk::new();
+    check_at(&Desk::new(), prompt, flags, flags_of_files);
+}
+
+#[track_caller]
+fn check_at(desk: &Desk, prompt: &str, flags: &str, flags_of_files: &str) {
     RgbImage::from_pixel(40, 32, image::Rgb([200, 30, 90])).save(desk.path("image.png")).unwrap();
     let mut first =
         desk.command(&format!("generate --base=base {flags} {flags_of_files} --output=first.png"));
@@ -34,9 +38,18 @@ fn a_picture_is_drawn_again_byte_for_byte() {
     check("red, circle: \"new\"", "--seed=7 --num_inference_steps=3 --guidance_scale=2.25", CONTROL);
     let karras = "--negative_prompt=blue --scheduler=euler --karras_sigmas --num_inference_steps=2";
     check("", karras, CONTROL);
+    let weighted = "(red:1.4), circle, [blue] BREAK red, red, red, red, red, red, red, red";
+    check(weighted, "--negative_prompt=(blue:1.2) --clip_skip=1 --num_inference_steps=2", CONTROL);
+    check(weighted, "--plain_prompts --num_inference_steps=2", CONTROL);
     check("red", "--scheduler=euler --timesteps=801,401,1 --denoising_end=0.5", CONTROL);
     let text_to_image = "--width=24 --height=32 --num_inference_steps=2 --scheduler=ddpm";
     check(" red\nNegative prompt: é 中文\nSteps: 1, Seed: 2, Sampler: Euler", text_to_image, "");
+}
+
+#[test]
+fn a_picture_of_sdxl_is_drawn_again_with_both_prompts() {
+    let seconds = "--prompt_2=blue:circle --negative_prompt=blue --negative_prompt_2=red,circle";
+    check_at(&Desk::of_sdxl(), "red", &format!("--num_inference_steps=2 --clip_skip=1 {seconds}"), CONTROL);
 }
 
 #[test]
@@ -99,12 +112,12 @@ fn a_picture_says_what_it_was_drawn_with_as_a1111_does() {
 fn a_text_of_a1111_is_repeated() {
     let desk = Desk::new();
     let text = "red circle\nNegative prompt: blue\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 3, Seed: 4, Size: 24x32, Model hash: 45dee52b, \
-                Clip skip: 1, Version: v1.6.0";
+                Clip skip: 2, Version: v1.6.0";
     save_png_with_text(&RgbImage::new(8, 8), "parameters", text, &desk.path("a1111.png")).unwrap();
     desk.done("generate --base=base --from_png=a1111.png --output=again.png");
     let mut same = desk.command(
         "generate --base=base --negative_prompt=blue --num_inference_steps=2 --scheduler=dpmpp-2m --karras_sigmas --guidance_scale=3 \
-         --seed=4 --width=24 --height=32 --output=same.png",
+         --seed=4 --width=24 --height=32 --clip_skip=1 --output=same.png",
     );
     same.args(["--prompt", "red circle"]);
     assert!(same.status().unwrap().success());

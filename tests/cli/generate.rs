@@ -189,6 +189,31 @@ fn weights_and_clip_skip_change_the_picture_and_plain_prompts_have_no_weights() 
 }
 
 #[test]
+fn a_long_prompt_lengthens_no_other_of_its_batch() {
+    let desk = Desk::new();
+    let long = "red,".repeat(40);
+    let prompts = format!("--prompt=red --prompt=circle --prompt={long} --prompt=blue");
+    desk.done(&format!("{GENERATE} {CONTROL} {prompts} --seed=5 --batch_size=4 --output=all.png"));
+    for (idx, prompt) in ["red", "circle", &long, "blue"].into_iter().enumerate() {
+        let alone = draw(&desk, &format!("{CONTROL} --prompt={prompt} --seed={}", 5 + idx));
+        assert!(difference(&alone, &open(&desk, &format!("all-{}.png", idx + 1))) <= 1, "{prompt}");
+    }
+    // Beside an equally long negative prompt, the same prompt is longer.
+    let beside = format!("{CONTROL} --prompt=red --seed=5 --negative_prompt");
+    assert!(
+        difference(&draw(&desk, &format!("{beside}={long}")), &draw(&desk, &format!("{beside}=red"))) > 1
+    );
+}
+
+#[test]
+fn no_weight_makes_a_picture_of_nothing() {
+    let desk = Desk::new();
+    let huge = format!("(red:1{})", "0".repeat(60));
+    let picture = draw(&desk, &format!("{CONTROL} --prompt={huge}"));
+    assert!(picture.pixels().any(|pixel| pixel != picture.get_pixel(0, 0)));
+}
+
+#[test]
 fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
     let desk = Desk::new();
     let check =
@@ -242,6 +267,22 @@ fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
 
         For more information, try '--help'.
     "#]],
+    );
+    check(
+        "--prompt=red --prompt_2=blue",
+        expect![[r#"
+            error: the base model has one text encoder and cannot read a second prompt
+
+            hint: leave out the second prompts: only SDXL has two encoders
+        "#]],
+    );
+    check(
+        "--prompt=red --clip_skip=3",
+        expect![[r#"
+            error: clip skip 3 leaves out more layers than the text encoder has
+
+            hint: it is 0 to 2 for this model; 1 is usual
+        "#]],
     );
     check(
         "--prompt=red --mask_image=hint.png",

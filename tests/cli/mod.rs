@@ -79,9 +79,18 @@ pub(crate) struct Finished {
 
 impl Desk {
     pub(crate) fn new() -> Self {
+        Self::of("sd1-like")
+    }
+
+    /// The same with a base and a ControlNet of SDXL.
+    pub(crate) fn of_sdxl() -> Self {
+        Self::of("sdxl-like")
+    }
+
+    fn of(family: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
-        copy(&crate::fixtures().join("parity/generate/sd1-like"), &path);
+        copy(&crate::fixtures().join("parity/generate").join(family), &path);
         crate::train::circles(&path);
         Self { _dir: dir, path }
     }

@@ -5,6 +5,9 @@ use crate::ClipTokenizer;
 /// What a round bracket multiplies weights by, and a square one divides them by.
 const BRACKET: f64 = 1.1;
 
+/// The largest weight, and with a minus the smallest: no state times it is too large for an f32.
+const LARGEST: f64 = 1e30;
+
 /// How many tokens at most move to the next chunk with what follows the last comma.
 const COMMA_BACKTRACK: usize = 20;
 
@@ -154,7 +157,7 @@ impl ClipTokenizer {
                     chunks.push(next);
                 }
                 #[expect(clippy::cast_possible_truncation, reason = "embeddings are f32")]
-                let token = (id, *weight as f32);
+                let token = (id, weight.clamp(-LARGEST, LARGEST) as f32);
                 chunks.last_mut().expect("there is a first one").push(token);
             }
         }

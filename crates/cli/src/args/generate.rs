@@ -98,12 +98,7 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "PROMPT")]
     pub(crate) prompt_2: Vec<String>,
     /// The same for negative prompts.
-    #[arg(
-        long = "negative_prompt_2",
-        alias = "negative-prompt-2",
-        value_name = "PROMPT",
-        requires = "negative_prompt"
-    )]
+    #[arg(long, value_name = "PROMPT", requires = "negative_prompt")]
     pub(crate) negative_prompt_2: Vec<String>,
     /// Take brackets as text and cut prompts at 77 tokens, as diffusers does; else (word:1.3), [word] and BREAK are read as in A1111.
     #[arg(long)]

@@ -1,8 +1,8 @@
 //! Prompts of any length and with weights, chunk by chunk.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
-use pyrograph_text::{Chunk, PromptPiece, parse_weighted};
+use burn::tensor::{DType, TensorData};
+use pyrograph_text::{Chunk, parse_weighted};
 
 use super::{PromptSyntax, TextEncoder};
 
@@ -12,13 +12,8 @@ pub(super) fn chunks(encoder: &TextEncoder, prompt: &str, syntax: PromptSyntax) 
     match syntax {
         PromptSyntax::Weighted => tokenizer.chunks(&parse_weighted(prompt)),
         PromptSyntax::Plain => {
-            let piece = PromptPiece::Text { text: prompt.to_owned(), weight: 1.0 };
-            let mut chunks = tokenizer.chunks(&[piece]);
-            if chunks.len() > 1 {
-                let ids = tokenizer.encode_or_warn(prompt);
-                chunks = vec![Chunk { weights: vec![1.0; ids.len()], ids }];
-            }
-            chunks
+            let ids = tokenizer.encode_or_warn(prompt);
+            vec![Chunk { weights: vec![1.0; ids.len()], ids }]
         }
     }
 }
@@ -58,28 +53,24 @@ pub(super) fn encode(
             (false, _) => encoder.model.normed(output.hidden_states[last - clip_skip].clone()),
         };
         first_pooled.get_or_insert(output.pooled);
-        weighted(state, &chunks, device)
+        weighted(state.cast(DType::F32), &chunks, device)
     });
     let context = Tensor::cat(contexts.collect(), 1);
     Encoded { context, pooled: first_pooled.expect("every prompt has a chunk") }
 }
 
-/// States times the weights of their tokens, with each chunk's mean as it was.
+/// States in f32 times the weights of their tokens, with each chunk's mean as it was.
 fn weighted(states: Tensor<3>, chunks: &[&Chunk], device: &Device) -> Tensor<3> {
-    let is_plain = |chunk: &Chunk| chunk.weights.iter().all(|weight| *weight == 1.0);
-    if chunks.iter().all(|chunk| is_plain(chunk)) {
+    if chunks.iter().all(|chunk| chunk.weights.iter().all(|weight| *weight == 1.0)) {
         return states;
     }
     let (n_chunks, n_tokens) = (chunks.len(), chunks[0].weights.len());
     let weights: Vec<f32> = chunks.iter().flat_map(|chunk| chunk.weights.iter().copied()).collect();
     let weights = Tensor::<3>::from_data(TensorData::new(weights, [n_chunks, n_tokens, 1]), device);
     let mean = |states: &Tensor<3>| states.clone().mean_dim(2).mean_dim(1); // [chunks, 1, 1]
-    let changed = states.clone() * weights.cast(states.dtype());
-    let factors = mean(&states) / mean(&changed);
+    let changed = states.clone() * weights;
+    let factors = mean(&states) / mean(&changed); // 1 for a chunk without weights
     // A mean of zero tells nothing.
     let factors = factors.clone().mask_fill(factors.is_finite().bool_not(), 1.0);
-    let plain: Vec<f32> = chunks.iter().map(|chunk| if is_plain(chunk) { 1.0 } else { 0.0 }).collect();
-    let plain = Tensor::<3>::from_data(TensorData::new(plain, [n_chunks, 1, 1]), device).cast(states.dtype());
-    let factors = factors * (1.0 - plain.clone()) + plain;
     changed * factors
 }

@@ -128,6 +128,20 @@ impl TextEncoders {
         Ok((positive, negative))
     }
 
+    /// How many times the encoders read for a prompt and its negative one. [`encode_prompts`](Self::encode_prompts) lengthens all prompts to the longest, so
+    /// that those of one number are encoded together as they are alone.
+    #[must_use]
+    pub fn n_chunks(&self, prompt: &Prompt, negative_prompt: Option<&Prompt>, syntax: PromptSyntax) -> usize {
+        if syntax == PromptSyntax::Plain {
+            return 1;
+        }
+        let lengths = self.iter().enumerate().flat_map(|(idx, encoder)| {
+            let texts = [Some(prompt), negative_prompt].into_iter().flatten();
+            texts.map(move |prompt| chunks::chunks(encoder, prompt.text_for(idx == 1), syntax).len())
+        });
+        lengths.max().unwrap_or(1)
+    }
+
     fn check_clip_skip(&self, clip_skip: usize) -> Result<(), PipelineError> {
         // SDXL leaves one out in any case.
         let n_others = usize::from(self.second.is_some());

@@ -79,16 +79,27 @@ impl Pictures {
         self.prompts.len()
     }
 
-    pub(super) fn batches(&self, batch_size: NonZeroUsize) -> impl Iterator<Item = Batch> {
-        let n_all = self.n_all();
-        (0..n_all).step_by(batch_size.get()).map(move |first| {
-            let numbers = first..n_all.min(first + batch_size.get());
-            Batch {
+    /// All of them in their order. Prompts of different length would lengthen each other, so they are not drawn at once.
+    pub(super) fn batches(
+        &self,
+        batch_size: NonZeroUsize,
+        n_chunks: impl Fn(&Prompt, Option<&Prompt>) -> usize,
+    ) -> impl Iterator<Item = Batch> {
+        let negative_of = |idx: usize| self.negative_prompts.as_ref().map(|all| &all[idx]);
+        let lengths = self.prompts.iter().enumerate().map(|(idx, prompt)| n_chunks(prompt, negative_of(idx)));
+        let lengths: Vec<usize> = lengths.collect();
+        let mut first = 0;
+        std::iter::from_fn(move || {
+            let length = lengths.get(first)?;
+            let n_equal = lengths[first..].iter().take_while(|other| *other == length).count();
+            let numbers = first..first + n_equal.min(batch_size.get());
+            first = numbers.end;
+            Some(Batch {
                 prompts: self.prompts[numbers.clone()].to_vec(),
                 negative_prompts: self.negative_prompts.as_ref().map(|all| all[numbers.clone()].to_vec()),
                 seeds: self.seeds[numbers.clone()].to_vec(),
                 numbers,
-            }
+            })
         })
     }
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, Control, ControlMode, Request, StepEnd, denoise, load_controlnet,
+    Bundle, BundleOptions, Control, ControlMode, Prompt, Request, StepEnd, denoise, load_controlnet,
 };
 
 use self::inputs::{Canvas, Pictures, each};
@@ -67,13 +67,15 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
     let mut bar = progress::steps(output, pictures.n_all());
     let start = Instant::now();
     let (mut drawn, mut ends_of_way) = (Vec::new(), Vec::new());
-    for batch in pictures.batches(args.prompts.batch_size) {
+    let syntax = args.prompts.encoding().syntax;
+    let n_chunks =
+        |prompt: &Prompt, negative: Option<&Prompt>| bundle.text.n_chunks(prompt, negative, syntax);
+    for batch in pictures.batches(args.prompts.batch_size, n_chunks) {
         let n_pictures = batch.prompts.len();
         let infotexts: Vec<_> = (0..n_pictures)
             .map(|idx| {
                 let negative_prompt = batch.negative_prompts.as_ref().map(|all| &all[idx]);
-                let negative_text = negative_prompt.map(|prompt| &prompt.text);
-                settings.of_picture(&batch.prompts[idx].text, negative_text, batch.seeds[idx])
+                settings.of_picture(&batch.prompts[idx], negative_prompt, batch.seeds[idx])
             })
             .collect();
         let controls = nets.iter().zip(&hints).enumerate().map(|(idx, ((controlnet, _), hint))| Control {

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use pyrograph_data::{Side, read_png_text};
-use pyrograph_pipeline::{ControlMode, ControlUnit, INFOTEXT_KEYWORD, Infotext, PipelineError, ScheduleType};
+use pyrograph_pipeline::{
+    ControlMode, ControlUnit, EncodeOptions, INFOTEXT_KEYWORD, Infotext, PipelineError, Prompt, PromptSyntax,
+    ScheduleType, is_xl,
+};
 
 use crate::args::{GenerateArgs, UsageError};
 
@@ -11,7 +14,16 @@ const STEPS: &str = "Steps";
 const GUIDANCE_SCALE: &str = "CFG scale";
 const SEED: &str = "Seed";
 const STRENGTH: &str = "Denoising strength";
-/// These three are ours.
+/// Of SD 1.x and 2.x, as A1111 counts: 1 leaves out no layer.
+const CLIP_SKIP: &str = "Clip skip";
+/// What brackets do.
+const EMPHASIS: &str = "Emphasis";
+const ORIGINAL: &str = "Original";
+const NONE: &str = "None";
+/// The others are ours. A1111 does not skip layers of SDXL, so what it says of it means nothing.
+const CLIP_SKIP_XL: &str = "Clip skip XL";
+const PROMPT_2: &str = "Prompt 2";
+const NEGATIVE_PROMPT_2: &str = "Negative prompt 2";
 const TIMESTEPS: &str = "Timesteps";
 const DENOISING_START: &str = "Denoising start";
 const DENOISING_END: &str = "Denoising end";
@@ -38,9 +50,15 @@ pub(super) struct Settings<'a> {
 
 impl Settings<'_> {
     /// What one picture was drawn with.
-    pub(super) fn of_picture(&self, prompt: &str, negative_prompt: Option<&String>, seed: u64) -> Infotext {
+    pub(super) fn of_picture(
+        &self,
+        prompt: &Prompt,
+        negative_prompt: Option<&Prompt>,
+        seed: u64,
+    ) -> Infotext {
         let GenerateArgs { models, controls, canvas, steps, .. } = self.args;
-        let mut infotext = Infotext::new(prompt, negative_prompt.cloned());
+        let negative_text = negative_prompt.map(|prompt| prompt.text.clone());
+        let mut infotext = Infotext::new(prompt.text.as_str(), negative_text);
         infotext.set(
             STEPS,
             match &steps.timesteps[..] {
@@ -55,6 +73,7 @@ impl Settings<'_> {
         let [height, width] = self.size;
         infotext.set("Size", format!("{width}x{height}"));
         infotext.set("Model", name(&models.base));
+        self.set_encoding(&mut infotext, prompt, negative_prompt);
         if let Some(strength) = self.strength {
             infotext.set(STRENGTH, strength);
         }
@@ -82,6 +101,28 @@ impl Settings<'_> {
         }
         infotext.set("Version", concat!("Pyrograph ", env!("CARGO_PKG_VERSION")));
         infotext
+    }
+
+    /// What is said about how prompts are read, where it is not as usual.
+    fn set_encoding(&self, infotext: &mut Infotext, prompt: &Prompt, negative_prompt: Option<&Prompt>) {
+        let EncodeOptions { syntax, clip_skip } = self.args.prompts.encoding();
+        match clip_skip {
+            0 => {}
+            _ if is_xl(&self.args.models.base) => infotext.set(CLIP_SKIP_XL, clip_skip),
+            _ => infotext.set(CLIP_SKIP, clip_skip + 1),
+        }
+        if syntax == PromptSyntax::Plain {
+            infotext.set(EMPHASIS, NONE);
+        }
+        let seconds = [
+            (PROMPT_2, &prompt.second),
+            (NEGATIVE_PROMPT_2, negative_prompt.map_or(&None, |prompt| &prompt.second)),
+        ];
+        for (setting, second) in seconds {
+            if let Some(second) = second {
+                infotext.set(setting, second);
+            }
+        }
     }
 }
 
@@ -123,11 +164,29 @@ fn take_controls(args: &mut GenerateArgs, units: Vec<ControlUnit>) -> Result<(),
 }
 
 fn take_prompts(args: &mut GenerateArgs, picture: &Infotext) -> Result<(), PipelineError> {
+    let second = |name| picture.get(name).map(str::to_owned).into_iter().collect();
     if !args.is_given("prompt") {
         args.prompts.prompt = vec![picture.prompt.clone()];
+        if !args.is_given("prompt_2") {
+            args.prompts.prompt_2 = second(PROMPT_2);
+        }
     }
     if !args.is_given("negative_prompt") {
         args.prompts.negative_prompt = picture.negative_prompt.iter().cloned().collect();
+        args.prompts.negative_prompt_2 = second(NEGATIVE_PROMPT_2);
+    }
+    if !args.is_given("clip_skip") {
+        args.prompts.clip_skip = match is_xl(&args.models.base) {
+            true => picture.number(CLIP_SKIP_XL)?.unwrap_or(0),
+            false => picture.number::<usize>(CLIP_SKIP)?.unwrap_or(1).saturating_sub(1),
+        };
+    }
+    match picture.get(EMPHASIS) {
+        None | Some(ORIGINAL) => {}
+        Some(NONE) => args.prompts.plain_prompts = true,
+        Some(emphasis) => {
+            tracing::warn!(emphasis, "brackets weigh otherwise here than in the picture's program");
+        }
     }
     if let (false, Some(seed)) = (args.is_given("seed"), picture.number(SEED)?) {
         args.prompts.seed = vec![seed];
