@@ -13,7 +13,7 @@ const STAND_INS: [(&str, &str); 4] = [
 
 /// Verbs, and the flags that make them take seconds; all other flags stay as they are written.
 const SMALLER: [(&str, &[(&str, &str)]); 5] = [
-    ("demo", &[("count", "20"), ("steps", "2"), ("num-samples", "2")]),
+    ("demo", &[("count", "20"), ("steps", "2"), ("num-samples", "11")]),
     ("data circles", &[("count", "40"), ("size", "64")]),
     (
         "train",
@@ -28,7 +28,7 @@ const SMALLER: [(&str, &[(&str, &str)]); 5] = [
             ("validation-inference-steps", "1"),
         ],
     ),
-    ("generate", &[("num-inference-steps", "1")]),
+    ("generate", &[("num-inference-steps", "2")]),
     ("eval", &[("num-samples", "2"), ("resolution", "64"), ("num-inference-steps", "1")]),
 ];
 
@@ -101,11 +101,11 @@ mod tests {
 
     #[test]
     fn flags_are_replaced_in_either_spelling_and_added_where_missing() {
-        check("cargo run --release -- demo here", "demo here --count=20 --steps=2 --num-samples=2");
+        check("cargo run --release -- demo here", "demo here --count=20 --steps=2 --num-samples=11");
         check("pyrograph data circles --count 500 --size=128 a", "data circles --count 40 --size=64 a");
         check(
             "pyrograph generate --num_inference_steps=20 --seed 1",
-            "generate --num-inference-steps=1 --seed 1",
+            "generate --num-inference-steps=2 --seed 1",
         );
         check("pyrograph demo --steps many --count=few", "demo --steps many --count=few --num-samples=2");
         check("pyrograph inspect sd15", "inspect sd15");
