@@ -107,7 +107,7 @@ mod tests {
             "pyrograph generate --num_inference_steps=20 --seed 1",
             "generate --num-inference-steps=2 --seed 1",
         );
-        check("pyrograph demo --steps many --count=few", "demo --steps many --count=few --num-samples=2");
+        check("pyrograph demo --steps many --count=few", "demo --steps many --count=few --num-samples=11");
         check("pyrograph inspect sd15", "inspect sd15");
     }
 
