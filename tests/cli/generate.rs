@@ -40,6 +40,30 @@ fn a_picture_of_a_batch_is_the_one_drawn_alone() {
 }
 
 #[test]
+fn memory_is_saved_without_changing_much() {
+    let desk = Desk::new();
+    let flags = format!("{CONTROL} --prompt=red --num_images_per_prompt=2");
+    let draw = |more: &str| {
+        desk.done(&format!("{GENERATE} {flags} --batch_size=2 {more} --output=all.png"));
+        open(&desk, "all-2.png")
+    };
+    let whole = draw("");
+    assert!(difference(&draw("--vae_slicing"), &whole) <= 1);
+    // A tile of this base's VAE has 32 px, the picture 40x32.
+    let tiled = draw("--vae_tiling");
+    assert!(difference(&tiled, &whole) > 1);
+    assert!(draw("--vae_tiling --vae_slicing --vae=base/vae") == tiled);
+    let half = draw("--precision=bf16");
+    assert!(half != whole);
+    desk.refuses(&format!("{GENERATE} {flags} --vae=controlnet --output=all.png"), expect![[r#"
+        error: cannot load the VAE
+          caused by: `controlnet` is a ControlNet (ControlNetModel), not a AutoencoderKL folder
+
+        hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has it as `vae`
+    "#]]);
+}
+
+#[test]
 fn seeds_can_be_given_one_by_one() {
     let desk = Desk::new();
     let flags = format!("{CONTROL} --prompt=red --num_images_per_prompt=2 --seed=9 --seed=4");

@@ -1,11 +1,12 @@
 //! Whole pictures against `StableDiffusionControlNetPipeline` and `StableDiffusionXLControlNetPipeline`.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use pyrograph::backend;
 use pyrograph_data::load_hint_for_inference;
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, Control, ControlMode, Request, SamplerKind, generate, load_controlnet,
+    BasePreset, Bundle, BundleOptions, Control, ControlMode, Precision, Request, SamplerKind, generate,
+    init_base, load_controlnet,
 };
 use serde::Deserialize;
 
@@ -27,6 +28,82 @@ struct Run {
     conditioning_scale: f64,
     guess: bool,
     negative_prompt: Option<String>,
+}
+
+/// Every combination of 16 bits for weights and for activations.
+fn halves() -> impl Iterator<Item = Precision> {
+    [DType::BF16, DType::F16]
+        .into_iter()
+        .flat_map(|weights| [DType::F32, weights].map(|compute| Precision { weights, compute }))
+}
+
+/// The largest difference of two pictures, and the mean one.
+fn apart(left: Tensor<4>, right: Tensor<4>) -> [f32; 2] {
+    let difference = (left - right).abs();
+    [difference.clone().max(), difference.mean()].map(Tensor::into_scalar)
+}
+
+#[test]
+fn pictures_in_half_precision_are_near_those_in_f32() {
+    /// That of diffusers' own tests of pipelines in fp16 (0.42), which look at the largest difference.
+    const HALF: f32 = 5e-2;
+    /// With 8 bits bf16 moves an edge by a part of a pixel, so that only the mean tells.
+    const BF16_ON_AVERAGE: f32 = 5e-3;
+    let device = backend::device();
+    let dir = tempfile::tempdir().expect("a folder");
+    init_base(BasePreset::Tiny, &dir.path().join("base"), &device).expect("the tiny base");
+    let draw = |precision: Precision| {
+        let options = BundleOptions { precision, ..BundleOptions::default() };
+        let bundle = Bundle::open(&dir.path().join("base"), &options, &device).expect("the tiny base");
+        let prompts = ["red circle with blue background"];
+        let request =
+            Request { steps: 10.into(), sampler: SamplerKind::Ddim, ..Request::new(prompts, [128, 128]) };
+        generate(&bundle, &request).expect("a picture")
+    };
+    let whole = draw(Precision::F32);
+    for precision in halves() {
+        let [largest, mean] = apart(draw(precision), whole.clone());
+        let is_near = if precision.weights == DType::F16 { largest < HALF } else { mean < BF16_ON_AVERAGE };
+        // The file of this base is in fp16, so that its weights lose nothing.
+        let has_effect = mean > 0.0 || precision == Precision { weights: DType::F16, compute: DType::F32 };
+        assert!(has_effect && is_near, "{precision:?}: off by {mean}, up to {largest}");
+    }
+}
+
+#[test]
+fn networks_of_random_weights_draw_alike_in_half_precision_with_a_controlnet() {
+    // These exaggerate every difference, and guidance does, too.
+    const ON_AVERAGE: f32 = 2e-2;
+    let device = backend::device();
+    for case in cases("generate") {
+        let settings: Settings = case.json("case.json");
+        let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
+        let (height, width) = (hint.height as usize, hint.width as usize);
+        let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, [1, 3, height, width]), &device);
+        let latents = case.tensors("latents.safetensors").float::<4>("latents", &device);
+        let draw = |precision: Precision| {
+            let options = BundleOptions { precision, ..BundleOptions::default() };
+            let bundle = Bundle::open(&case.dir.join("base"), &options, &device).expect("a base folder");
+            let (controlnet, _) =
+                load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+            let controlnet = precision.of_controlnet(controlnet);
+            let request = Request {
+                controls: vec![Control::new(&controlnet, hint.clone())],
+                steps: settings.steps.into(),
+                guidance_scale: 1.0,
+                sampler: SamplerKind::Ddim,
+                latents: Some(latents.clone()),
+                ..Request::new(vec![settings.prompt.clone()], [height, width])
+            };
+            generate(&bundle, &request).expect("a picture")
+        };
+        let whole = draw(Precision::F32);
+        for precision in halves() {
+            let [largest, mean] = apart(draw(precision), whole.clone());
+            let what = format!("{}: {precision:?}", case.name);
+            assert!(0.0 < mean && mean < ON_AVERAGE, "{what}: off by {mean}, up to {largest}");
+        }
+    }
 }
 
 #[test]

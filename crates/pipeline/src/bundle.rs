@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::compatible::ensure_equal;
 use crate::configs::BundleConfigs;
 use crate::error::PipelineError;
-use crate::precision::Precision;
+use crate::precision::{Precision, in_weights, text_in_weights};
 use crate::prompts::{TextEncoder, TextEncoders};
 
 /// The classes of pipelines whose parts make a [`Bundle`].
@@ -77,10 +77,12 @@ pub struct BundleOptions<'a> {
     pub unet: Option<&'a Path>,
     /// Another VAE's folder, or that of a model that has one.
     pub vae: Option<&'a Path>,
+    /// What the networks become, each as soon as it is read.
+    pub precision: Precision,
 }
 
 impl Bundle {
-    /// Loads a folder in diffusers' layout onto a device without autodiff, in f32.
+    /// Loads a folder in diffusers' layout onto a device without autodiff.
     ///
     /// # Errors
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
@@ -88,15 +90,18 @@ impl Bundle {
         let variant = options.variant;
         let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
         // Before gigabytes are read.
-        BundleConfigs::open(path, options.vae)?;
+        let vae_weights = BundleConfigs::open(path, options.vae)?.vae_weights(options.precision);
+        let weights_dtype = options.precision.weights;
 
         let (unet, unet_config) = match options.unet {
             Some(path) => load_unet(path, None, device)?,
             None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, variant, device)?,
         };
 
+        let unet = in_weights(unet, weights_dtype);
         let (vae, vae_config) = load_vae(&folder, options, device)?;
-        let text = load_text_encoders(&folder, options, device)?;
+        let vae = in_weights(vae, vae_weights);
+        let text = text_in_weights(load_text_encoders(&folder, options, device)?, weights_dtype);
         let zeros = folder.settings().get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
         let no_negative = match text.second {
             Some(_) if zeros.unwrap_or(true) => NoNegative::Zeros,
@@ -107,7 +112,7 @@ impl Bundle {
         let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
         let scheduler = scheduler.parse().map_err(PipelineError::Scheduler)?;
 
-        let (precision, vae_passes) = (Precision::F32, Passes::default());
+        let (precision, vae_passes) = (options.precision, Passes::default());
         let bundle =
             Self { unet, unet_config, vae, vae_config, text, no_negative, scheduler, precision, vae_passes };
         bundle.check_parts()?;

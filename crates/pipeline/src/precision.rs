@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
+use pyrograph_unet::ControlNet;
 
 use crate::{Bundle, BundleConfigs, TextEncoder, TextEncoders};
 
@@ -21,6 +22,18 @@ pub struct Precision {
 impl Precision {
     /// 32 bits everywhere.
     pub const F32: Self = Self { weights: DType::F32, compute: DType::F32 };
+
+    /// A ControlNet that is not trained, with weights like the bundle's.
+    #[must_use]
+    pub fn of_controlnet(self, controlnet: ControlNet) -> ControlNet {
+        in_weights(controlnet, self.weights)
+    }
+}
+
+impl Default for Precision {
+    fn default() -> Self {
+        Self::F32
+    }
 }
 
 impl BundleConfigs {
@@ -58,6 +71,10 @@ pub(crate) fn text_in_weights(text: TextEncoders, weights: DType) -> TextEncoder
 
 /// A network with its matrices and kernels in a format.
 pub(crate) fn in_weights<M: Module>(network: M, weights: DType) -> M {
+    if weights == DType::F32 {
+        // As every network is read.
+        return network;
+    }
     network.map(&mut CastWeights { dtype: weights })
 }
 

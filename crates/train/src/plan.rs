@@ -92,7 +92,7 @@ impl ModelPlan {
             variant: self.variant.as_deref(),
             tokenizer: self.tokenizer.as_deref(),
             vae: self.vae.as_deref(),
-            unet: None,
+            ..BundleOptions::default()
         }
     }
 }

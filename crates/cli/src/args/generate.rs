@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use pyrograph_data::{DataError, Side};
-use pyrograph_pipeline::{EncodeOptions, PromptSyntax, SamplerKind, Steps};
+use pyrograph_pipeline::{EncodeOptions, Precision, PromptSyntax, SamplerKind, Steps};
 
-use super::choice::choice;
+use pyrograph_train::Choice;
+
+use super::choice::{choice, named};
+use crate::backend;
 
 /// Draw pictures from prompts, hints and other pictures.
 #[derive(Debug, Clone, Args)]
@@ -25,6 +29,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) canvas: CanvasArgs,
     #[command(flatten)]
     pub(crate) steps: StepArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) files: FileArgs,
     /// Flags that were typed, not left to their defaults.
@@ -58,9 +64,54 @@ pub(crate) struct ModelArgs {
     /// Another UNet's folder, as a run with --sd_locked=false writes it [default: that of the base].
     #[arg(long, value_name = "DIR")]
     pub(crate) unet: Option<PathBuf>,
+    /// Another VAE: its folder, or that of a model with one [default: that of the base].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: Option<PathBuf>,
     /// A ControlNet's folder in diffusers' layout; again for each further one. Without any, the prompt alone decides.
     #[arg(long, value_name = "DIR")]
     pub(crate) controlnet: Vec<PathBuf>,
+}
+
+/// What is traded for less memory.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Memory")]
+pub(crate) struct MemoryArgs {
+    /// What weights are kept in. With 16 bits GPUs compute in them, too; CPUs go on in f32, so that memory is saved but no
+    /// time. The VAE of SDXL stays in f32, unless its config says that it need not.
+    #[arg(long, value_parser = named::<WeightFormat>(), value_name = "FORMAT", default_value = "f32")]
+    pub(crate) precision: WeightFormat,
+    /// Let the VAE make one picture of a batch after another.
+    #[arg(long)]
+    pub(crate) vae_slicing: bool,
+    /// Let the VAE make large pictures in tiles that are blended into each other.
+    #[arg(long)]
+    pub(crate) vae_tiling: bool,
+}
+
+/// A number format of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WeightFormat {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Choice for WeightFormat {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("f32", Self::F32), ("bf16", Self::Bf16), ("f16", Self::F16)];
+}
+
+impl WeightFormat {
+    /// With what is computed in on this build's backend.
+    pub(crate) fn precision(self) -> Precision {
+        let weights = match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        };
+        let compute = if backend::IS_FAST_IN_HALF_PRECISION { weights } else { DType::F32 };
+        Precision { weights, compute }
+    }
 }
 
 /// What steers. Where there are several ControlNets, a flag is given once for all or once for each.

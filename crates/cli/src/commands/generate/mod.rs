@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use pyrograph_pipeline::{
-    Bundle, BundleOptions, Control, ControlMode, Prompt, Request, StepEnd, denoise, load_controlnet,
+    Bundle, BundleConfigs, BundleOptions, Control, ControlMode, Passes, PipelineError, Prompt, Request,
+    StepEnd, Tiling, controlnet_config, denoise, load_controlnet,
 };
 
 use self::inputs::{Canvas, Pictures, each};
@@ -43,10 +44,29 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         .map(|path| inputs::latents(path, pictures.n_all(), &device))
         .transpose()?;
 
-    let nets = args.models.controlnet.iter().map(|path| load_controlnet(path, &device));
-    let nets = nets.collect::<Result<Vec<_>, _>>()?;
-    let options = BundleOptions { unet: args.models.unet.as_deref(), ..BundleOptions::default() };
+    let models = &args.models;
+    let precision = args.memory.precision.precision();
+    backend::require_precision(&device, precision)?;
+    let configs = BundleConfigs::open(&models.base, models.vae.as_deref())?;
+    for path in &models.controlnet {
+        configs.check_controlnet(&controlnet_config(path)?)?;
+    }
+    let nets = models.controlnet.iter().map(|path| {
+        let (net, config) = load_controlnet(path, &device)?;
+        Ok((precision.of_controlnet(net), config))
+    });
+    let nets = nets.collect::<Result<Vec<_>, PipelineError>>()?;
+    let options = BundleOptions {
+        unet: models.unet.as_deref(),
+        vae: models.vae.as_deref(),
+        precision,
+        ..BundleOptions::default()
+    };
     let mut bundle = Bundle::open(&args.models.base, &options, &device)?;
+    bundle.vae_passes = Passes {
+        slicing: args.memory.vae_slicing,
+        tiling: args.memory.vae_tiling.then(|| Tiling::of(&bundle.vae_config)),
+    };
     if args.steps.karras_sigmas {
         bundle.scheduler.use_karras_sigmas = Some(true);
     }
