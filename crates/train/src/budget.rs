@@ -170,7 +170,7 @@ impl Budget {
         let main_bytes = match device_memory {
             DeviceMemory::Main => device_bytes,
             // A checkpoint is copied out of the device.
-            DeviceMemory::Own => main + needs.controlnet + needs.optimizer,
+            DeviceMemory::Own => main + needs.saved + needs.optimizer,
         };
         Self { device_memory, items, phases, device_bytes, main_bytes }
     }

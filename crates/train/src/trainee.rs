@@ -14,6 +14,9 @@ pub(crate) struct Trainee {
     pub(crate) unet: Option<Unet>,
 }
 
+/// The paths of a UNet's parameters in its decoder begin so.
+pub(crate) const DECODER: [&str; 3] = ["up_blocks.", "conv_norm_out.", "conv_out."];
+
 /// The path of the ControlNet's parameters begins so.
 const CONTROLNET: &str = "controlnet.";
 

@@ -38,6 +38,14 @@ struct Part {
     gradients: u64,
 }
 
+/// The UNet's decoder, which is trained or lets gradients through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decoder<'a> {
+    pub(super) unet: &'a UnetConfig,
+    /// Bytes of the gradients of its parameters; none if it is frozen.
+    pub(super) gradients: u64,
+}
+
 /// Gradients towards activations that are there at once, in units of a transformer's input: those of the gated layer
 /// before and after the gate, and of the layers around it.
 const WORKSPACE: u64 = 14;
@@ -47,7 +55,7 @@ pub(super) type GradientBytes<'a> = &'a dyn Fn(&str) -> u64;
 
 /// The peak of a step in which every activation is kept.
 pub(super) fn keeping_all(
-    unet: &UnetConfig,
+    decoder: &Decoder<'_>,
     controlnet: &ControlNetConfig,
     size: BatchSize,
     gradients: GradientBytes<'_>,
@@ -55,9 +63,9 @@ pub(super) fn keeping_all(
     let (parts, bytes) = (parts(controlnet, size, gradients), size.n_samples * size.element);
     let workspace = bytes * workspace(controlnet, size);
     let encoder: u64 = parts.iter().map(|part| part.kept).sum();
-    let activations = bytes * (encoder + decoder(unet, size).0) + workspace;
-    // The decoder's are gone when the first weight gets a gradient; then one part after another, the last first.
-    let (mut remaining, mut done, mut with_gradients) = (encoder, 0, activations);
+    let activations = bytes * (encoder + decoder.kept(size).0) + workspace;
+    // The decoder's are gone when the ControlNet's first weight gets a gradient; then one part after another, the last first.
+    let (mut remaining, mut done, mut with_gradients) = (encoder, decoder.gradients, activations);
     for part in parts.iter().rev() {
         with_gradients = with_gradients.max(bytes * remaining + workspace + done);
         remaining -= part.kept;
@@ -69,17 +77,18 @@ pub(super) fn keeping_all(
 
 /// The peak of a step that keeps the inputs of blocks.
 pub(super) fn checkpointed(
-    unet: &UnetConfig,
+    decoder: &Decoder<'_>,
     controlnet: &ControlNetConfig,
     size: BatchSize,
     gradients: GradientBytes<'_>,
 ) -> Peak {
     let (parts, bytes) = (parts(controlnet, size, gradients), size.n_samples * size.element);
     let workspace = workspace(controlnet, size);
-    let skips = skips(unet, size);
+    let skips = skips(decoder.unet, size);
     // Skips, residuals, the inputs of the ControlNet's blocks and those of the decoder's.
-    let decoding = bytes * (4 * skips + decoder(unet, size).1 + workspace);
-    let (mut done, mut activations, mut with_gradients) = (0, decoding, decoding);
+    let decoding = bytes * (4 * skips + decoder.kept(size).1 + workspace);
+    let (mut done, mut activations) = (decoder.gradients, decoding);
+    let mut with_gradients = decoding + done;
     for part in parts.iter().rev() {
         // The inputs of blocks, and the gradients towards the residuals.
         let here = bytes * (2 * skips + part.largest + workspace);
@@ -158,31 +167,37 @@ fn trained_transformer(width: u64, n_blocks: usize, pixels: u64, size: BatchSize
     width * (3 * pixels + to_u64(n_blocks) * (26 * pixels + 2 * size.n_tokens))
 }
 
-/// The frozen decoder's activations: all, and those of the largest block.
-fn decoder(unet: &UnetConfig, size: BatchSize) -> (u64, u64) {
-    let mut channels = unet.stages[unet.stages.len() - 1].channels;
-    let mut skips = skip_channels(unet);
-    // The norm before the last convolution.
-    let mut all = to_u64(unet.stages[0].channels) * pixels(size, 0);
-    let mut largest = all;
-    for (stage_idx, stage) in unet.stages.iter().enumerate().rev() {
-        let (here, width) = (pixels(size, stage_idx), to_u64(stage.channels));
-        for transformer_idx in 0..=stage.n_resnets {
-            let skip = skips.pop().map_or(0, |(skip, _)| skip);
-            let transformer = match stage.kind {
-                StageKind::Plain => 0,
-                StageKind::CrossAttention => {
-                    let n_blocks = to_u64(stage.depth.up(transformer_idx));
-                    width * (here + n_blocks * (17 * here + 2 * size.n_tokens))
-                }
-            };
-            let block = (to_u64(channels + skip) + width) * here + transformer;
-            all += block;
-            largest = largest.max(block);
-            channels = stage.channels;
+impl Decoder<'_> {
+    /// Its activations: all, and those of the largest block. What is trained keeps the inputs of its layers, too.
+    fn kept(&self, size: BatchSize) -> (u64, u64) {
+        let Self { unet, gradients } = *self;
+        let is_trained = gradients > 0;
+        let mut channels = unet.stages[unet.stages.len() - 1].channels;
+        let mut skips = skip_channels(unet);
+        // The norm before the last convolution.
+        let mut all = to_u64(unet.stages[0].channels) * pixels(size, 0);
+        let mut largest = all;
+        for (stage_idx, stage) in unet.stages.iter().enumerate().rev() {
+            let (here, width) = (pixels(size, stage_idx), to_u64(stage.channels));
+            for transformer_idx in 0..=stage.n_resnets {
+                let skip = skips.pop().map_or(0, |(skip, _)| skip);
+                let depth = stage.depth.up(transformer_idx);
+                let transformer = match stage.kind {
+                    StageKind::Plain => 0,
+                    StageKind::CrossAttention if is_trained => trained_transformer(width, depth, here, size),
+                    StageKind::CrossAttention => {
+                        width * (here + to_u64(depth) * (17 * here + 2 * size.n_tokens))
+                    }
+                };
+                let widths = if is_trained { 3 * width } else { width };
+                let block = (to_u64(channels + skip) + widths) * here + transformer;
+                all += block;
+                largest = largest.max(block);
+                channels = stage.channels;
+            }
         }
+        (all, largest)
     }
-    (all, largest)
 }
 
 /// Channels and stage of each skip connection, in the encoder's order.

@@ -4,12 +4,13 @@ use burn::tensor::DType;
 use pyrograph_pipeline::BundleConfigs;
 
 use super::activations::{self, BatchSize, Peak, to_u64};
-use super::size::{TEXT, VAE};
+use super::size::{TEXT, UNET, VAE};
 use super::{Holding, Item, RunSize};
 use crate::choice::Choice;
 use crate::encode::{MEMORY_BYTES, keeps_all};
 use crate::optim::{OptimizerConfig, OptimizerSection, Shapes, state_bytes};
 use crate::plan::{CachePlan, ResumeFrom, TrainPlan};
+use crate::trainee::DECODER;
 use crate::trainer::PREFETCH;
 
 /// The program itself with its threads' scratch memory: measured on the tiny base, whose own tensors are small.
@@ -22,8 +23,10 @@ const TRAINED: &str = "ControlNet";
 /// What each thing takes, in bytes.
 pub(super) struct Needs<'a> {
     plan: &'a TrainPlan,
-    /// The trained weights, in f32.
-    pub(super) controlnet: u64,
+    /// Its weights, in f32.
+    controlnet: u64,
+    /// All trained weights, in f32.
+    pub(super) saved: u64,
     /// Of one micro-batch, in f32.
     pub(super) gradients: u64,
     /// The gradients of micro-batches that wait for more.
@@ -50,8 +53,12 @@ impl<'a> Needs<'a> {
         let RunSize { configs, controlnet_shapes: shapes, .. } = run;
         let frozen = run.frozen_shapes.iter().map(|(name, shapes)| (*name, Elements::of(shapes)));
         let networks: Vec<_> = std::iter::once((TRAINED, Elements::of(shapes))).chain(frozen).collect();
-        let trained = networks[0].1.bytes(DType::F32);
-        let optimizer = state_bytes(&plan.optimizer.algorithm, shapes);
+        let decoder = trained_decoder(run, plan);
+        let controlnet = networks[0].1.bytes(DType::F32);
+        let decoder_bytes = Elements::of(&decoder).bytes(DType::F32);
+        let trained = controlnet + decoder_bytes;
+        let algorithm = &plan.optimizer.algorithm;
+        let optimizer = state_bytes(algorithm, shapes) + state_bytes(algorithm, &decoder);
         let size = BatchSize {
             n_samples: to_u64(plan.data.batch_size.get()),
             latents: to_u64(plan.data.transform.side.get() / configs.vae.pixels_per_latent()),
@@ -67,14 +74,20 @@ impl<'a> Needs<'a> {
         let as_read: u64 = networks.iter().map(|(_, elements)| elements.bytes(DType::F32)).sum();
         Self {
             plan,
-            controlnet: trained,
+            controlnet,
+            saved: trained,
             gradients: trained,
             accumulated: if plan.optimizer.accumulation_steps.get() > 1 { trained } else { 0 },
             optimizer,
-            updating: update_workspace(&plan.optimizer.algorithm, shapes),
+            updating: update_workspace(algorithm, shapes).max(update_workspace(algorithm, &decoder)),
             loading: as_read + if is_resumed { optimizer } else { 0 },
             encoding: encoding_bytes(run, plan),
-            step: peak_of(&configs.unet, &run.controlnet, size, &|prefix| gradient_bytes(shapes, prefix)),
+            step: peak_of(
+                &activations::Decoder { unet: &configs.unet, gradients: decoder_bytes },
+                &run.controlnet,
+                size,
+                &|prefix| gradient_bytes(shapes, prefix),
+            ),
             validation: validation_bytes(run, plan, size),
             freed: freed_bytes(run, plan, &networks),
             networks,
@@ -94,6 +107,8 @@ impl<'a> Needs<'a> {
         for (name, elements) in &self.networks {
             let dtype = match *name {
                 TRAINED => DType::F32,
+                // All of it, though only its decoder is trained.
+                UNET if !plan.model.sd_locked => DType::F32,
                 VAE => self.vae_weights,
                 _ => frozen,
             };
@@ -105,7 +120,12 @@ impl<'a> Needs<'a> {
             item(Holding::Parameters, "average of the ControlNet in f32".to_owned(), self.controlnet);
         }
         let of_two = if self.accumulated > 0 { ", of two micro-batches" } else { "" };
-        item(Holding::Gradients, format!("ControlNet{of_two}"), self.gradients + self.accumulated);
+        let with_decoder = if plan.model.sd_locked { "" } else { " and the UNet's decoder" };
+        item(
+            Holding::Gradients,
+            format!("ControlNet{with_decoder}{of_two}"),
+            self.gradients + self.accumulated,
+        );
         let optimizer = OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name();
         item(Holding::Optimizer, optimizer.to_owned(), self.optimizer);
         let (batch_size, side) = (plan.data.batch_size, plan.data.transform.side.get());
@@ -121,6 +141,12 @@ impl<'a> Needs<'a> {
         item(Holding::Program, "code and threads".to_owned(), PROGRAM);
         items
     }
+}
+
+/// The parameters of the UNet's decoder, if it is trained.
+fn trained_decoder(run: &RunSize, plan: &TrainPlan) -> Shapes {
+    let unet = run.frozen_shapes.iter().find(|(name, _)| *name == UNET && !plan.model.sd_locked);
+    unet.map_or_else(Shapes::default, |(_, shapes)| shapes.beginning_with(&DECODER))
 }
 
 /// What the text encoders take, if every prompt is kept until the end.

@@ -15,6 +15,9 @@ use crate::trainer::hint_config;
 /// What the autoencoder is called.
 pub(super) const VAE: &str = "VAE";
 
+/// What the denoiser is called.
+pub(super) const UNET: &str = "UNet";
+
 /// What each text encoder is called.
 pub(super) const TEXT: &str = "text encoder";
 
@@ -85,7 +88,7 @@ impl RunSize {
         // Weights are lazy.
         let controlnet_shapes = Shapes::of(&controlnet.init(device));
         let mut frozen_shapes = vec![
-            ("UNet", Shapes::of(&configs.unet.init(device))),
+            (UNET, Shapes::of(&configs.unet.init(device))),
             (VAE, Shapes::of(&configs.vae.init(device))),
         ];
         frozen_shapes.extend(configs.text.iter().map(|text| (TEXT, Shapes::of(&text.init(device)))));

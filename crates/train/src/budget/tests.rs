@@ -71,6 +71,33 @@ fn both_text_encoders_of_sdxl_are_counted() {
 }
 
 #[test]
+fn a_decoder_that_is_trained_is_counted_like_the_controlnet() {
+    let run = tiny();
+    let n_decoder = to_u64(run.configs.unet.init(&Device::flex()).n_decoder_params());
+    assert!(n_decoder > 0);
+    let budget = |sd_locked: bool, gradient_checkpointing: bool| {
+        let plan = plan(|config| {
+            config.precision = BF16;
+            config.model.sd_locked = sd_locked;
+            config.memory.gradient_checkpointing = gradient_checkpointing;
+        });
+        Budget::new(&run, &plan, DeviceMemory::Main)
+    };
+    for is_checkpointed in [false, true] {
+        let [locked, unlocked] = [true, false].map(|sd_locked| budget(sd_locked, is_checkpointed));
+        let more = |holding| of(&unlocked, holding)[0] - of(&locked, holding)[0];
+        assert_eq!(more(Holding::Gradients), 4 * n_decoder);
+        assert_eq!(more(Holding::Optimizer), 8 * n_decoder);
+        assert!(more(Holding::Activations) > 0 || is_checkpointed);
+        // The UNet stays in f32.
+        let unet = Elements::of(&run.frozen_shapes[0].1).bytes(DType::F32);
+        assert_eq!(of(&unlocked, Holding::Parameters)[1], unet);
+        let peak = |budget: &Budget| budget.peak_of(|phase| phase == Phase::Backward);
+        assert!(peak(&unlocked) >= peak(&locked) + 8 * n_decoder);
+    }
+}
+
+#[test]
 fn the_vae_of_sdxl_is_counted_in_f32_whatever_the_precision() {
     let configs = BundleConfigs::sdxl();
     let controlnet = ControlNetConfig::for_unet(&configs.unet);

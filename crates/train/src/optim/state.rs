@@ -96,6 +96,12 @@ impl Shapes {
         shapes
     }
 
+    /// Those whose path begins so.
+    pub(crate) fn beginning_with(&self, starts: &[&str]) -> Self {
+        let is_one = |(path, _): &&(String, Vec<usize>)| starts.iter().any(|start| path.starts_with(start));
+        Self { stack: Vec::new(), found: self.found.iter().filter(is_one).cloned().collect() }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.found.iter().map(|(path, shape)| (path.as_str(), shape.as_slice()))
     }
