@@ -21,7 +21,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use eval::EvalArgs;
-pub(crate) use generate::{CanvasArgs, FileArgs, GenerateArgs, PromptArgs};
+pub(crate) use generate::{CanvasArgs, ControlArgs, FileArgs, GenerateArgs, PromptArgs};
 pub(crate) use origin::Origin;
 pub(crate) use plan::PlanArgs;
 pub(crate) use reference::{Limit, UsageError};

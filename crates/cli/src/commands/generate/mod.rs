@@ -1,27 +1,24 @@
 //! `pyrograph generate`.
 
 mod inputs;
+mod models;
 mod output;
 mod repeat;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use pyrograph_pipeline::{
-    Bundle, BundleConfigs, BundleOptions, Control, ControlMode, Passes, PipelineError, Prompt, Request,
-    StepEnd, Tiling, controlnet_config, denoise, load_controlnet,
-};
+use burn::prelude::*;
+use pyrograph_pipeline::{Control, ControlMode, Infotext, Prompt, Request, StepEnd, denoise};
 
-use self::inputs::{Canvas, Pictures, each};
+use self::inputs::{Batch, Canvas, Pictures, Pixels, each};
+use self::models::Models;
 use self::output::Output;
 use self::repeat::{Settings, with_picture};
-use crate::args::{GenerateArgs, OutputArgs};
+use crate::args::{ControlArgs, GenerateArgs, OutputArgs, UsageError};
 use crate::{backend, progress};
 
 pub(super) use self::output::check_folder;
-
-/// Diffusers' guidance for Stable Diffusion 1.x and 2.x, and for SDXL.
-const GUIDANCE_SCALES: [f64; 2] = [7.5, 5.0];
 
 pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let args = &with_picture(args.clone())?;
@@ -31,59 +28,22 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
     let out = Output::new(&args.files, pictures.n_all())?;
     let n_nets = args.models.controlnet.len();
     let files = each("control_image", &args.controls.control_image, n_nets, "ControlNets", None)?;
-    let setting = |flag, values: &[f64], default| each(flag, values, n_nets, "ControlNets", Some(default));
-    let scales = setting("controlnet_conditioning_scale", &args.controls.controlnet_conditioning_scale, 1.0)?;
-    let starts = setting("control_guidance_start", &args.controls.control_guidance_start, 0.0)?;
-    let ends = setting("control_guidance_end", &args.controls.control_guidance_end, 1.0)?;
+    let controls = control_settings(&args.controls, n_nets)?;
     let canvas = Canvas::new(&args.canvas, files.first())?;
     let hints = files.iter().map(|file| canvas.hint(file)).collect::<Result<Vec<_>, _>>()?;
-    let latents = args
-        .canvas
-        .latents
-        .as_ref()
-        .map(|path| inputs::latents(path, pictures.n_all(), &device))
-        .transpose()?;
+    let latents = args.canvas.latents.as_ref();
+    let latents = latents.map(|path| inputs::latents(path, pictures.n_all(), &device)).transpose()?;
 
-    let models = &args.models;
-    let precision = args.memory.precision.precision();
-    backend::require_precision(&device, precision)?;
-    let configs = BundleConfigs::open(&models.base, models.vae.as_deref())?;
-    for path in &models.controlnet {
-        configs.check_controlnet(&controlnet_config(path)?)?;
-    }
-    let nets = models.controlnet.iter().map(|path| {
-        let (net, config) = load_controlnet(path, &device)?;
-        Ok((precision.of_controlnet(net), config))
-    });
-    let nets = nets.collect::<Result<Vec<_>, PipelineError>>()?;
-    let options = BundleOptions {
-        unet: models.unet.as_deref(),
-        vae: models.vae.as_deref(),
-        precision,
-        ..BundleOptions::default()
-    };
-    let mut bundle = Bundle::open(&args.models.base, &options, &device)?;
-    bundle.vae_passes = Passes {
-        slicing: args.memory.vae_slicing,
-        tiling: args.memory.vae_tiling.then(|| Tiling::of(&bundle.vae_config)),
-    };
-    if args.steps.karras_sigmas {
-        bundle.scheduler.use_karras_sigmas = Some(true);
-    }
-    for (_, config) in &nets {
-        bundle.check_controlnet(config)?;
-    }
-    let size = canvas.size_or(super::trained_side(&bundle)?);
-
-    let is_sdxl = bundle.text.second.is_some();
-    let guidance_scale = args.steps.guidance_scale.unwrap_or(GUIDANCE_SCALES[usize::from(is_sdxl)]);
+    let models = Models::open(args, &device)?;
+    let bundle = &models.bundle;
     let settings = Settings {
         args,
-        guidance_scale,
-        size,
+        guidance_scale: args.steps.guidance_scale.unwrap_or_else(|| models.usual_guidance_scale()),
+        size: canvas.size_or(super::trained_side(bundle)?),
         strength: canvas.strength(),
-        controls: (0..n_nets).map(|idx| [scales[idx], starts[idx], ends[idx]]).collect(),
+        controls,
     };
+    let drawing = Drawing { models: &models, settings, canvas, hints, latents, device };
     let mut bar = progress::steps(output, pictures.n_all());
     let start = Instant::now();
     let (mut drawn, mut ends_of_way) = (Vec::new(), Vec::new());
@@ -91,36 +51,6 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
     let n_chunks =
         |prompt: &Prompt, negative: Option<&Prompt>| bundle.text.n_chunks(prompt, negative, syntax);
     for batch in pictures.batches(args.prompts.batch_size, n_chunks) {
-        let n_pictures = batch.prompts.len();
-        let infotexts: Vec<_> = (0..n_pictures)
-            .map(|idx| {
-                let negative_prompt = batch.negative_prompts.as_ref().map(|all| &all[idx]);
-                settings.of_picture(&batch.prompts[idx], negative_prompt, batch.seeds[idx])
-            })
-            .collect();
-        let controls = nets.iter().zip(&hints).enumerate().map(|(idx, ((controlnet, _), hint))| Control {
-            controlnet,
-            hints: hint.tensor(n_pictures, &device),
-            scale: scales[idx],
-            start: starts[idx],
-            end: ends[idx],
-        });
-        let request = Request {
-            negative_prompts: batch.negative_prompts,
-            encoding: args.prompts.encoding(),
-            controls: controls.collect(),
-            mode: if args.controls.guess_mode { ControlMode::Guess } else { ControlMode::Balanced },
-            steps: args.steps.steps(),
-            denoising: args.steps.denoising_start..args.steps.denoising_end,
-            guidance_scale,
-            sampler: args.steps.scheduler,
-            seeds: batch.seeds,
-            latents: latents
-                .as_ref()
-                .map(|latents| latents.clone().narrow(0, batch.numbers.start, n_pictures)),
-            originals: canvas.originals(n_pictures, &device),
-            ..Request::new(batch.prompts, size)
-        };
         let mut on_step = |StepEnd { call, n_calls, latents, .. }: StepEnd<'_>| {
             bar(&batch.numbers, call + 1, n_calls);
             if let Some(path) = out.preview_of(call, n_calls)
@@ -130,10 +60,71 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
             }
             ControlFlow::Continue(())
         };
-        let latents = denoise(&bundle, &request, &mut on_step)?.expect("nobody stops it");
+        let latents = denoise(bundle, &drawing.request(&batch), &mut on_step)?.expect("nobody stops it");
         ends_of_way.push(latents.clone());
-        drawn.extend(out.write(drawn.len(), &bundle.decode(latents), &infotexts)?);
+        drawn.extend(out.write(drawn.len(), &bundle.decode(latents), &drawing.infotexts(&batch))?);
     }
     out.write_latents(ends_of_way)?;
     out.finish(&drawn, args.prompts.num_images_per_prompt.get(), start.elapsed())
+}
+
+/// Scale, start and end of each ControlNet.
+fn control_settings(args: &ControlArgs, n_nets: usize) -> Result<Vec<[f64; 3]>, UsageError> {
+    let each = |flag, values: &[f64], default| each(flag, values, n_nets, "ControlNets", Some(default));
+    let scales = each("controlnet_conditioning_scale", &args.controlnet_conditioning_scale, 1.0)?;
+    let starts = each("control_guidance_start", &args.control_guidance_start, 0.0)?;
+    let ends = each("control_guidance_end", &args.control_guidance_end, 1.0)?;
+    Ok((0..n_nets).map(|idx| [scales[idx], starts[idx], ends[idx]]).collect())
+}
+
+/// What the batches have in common.
+struct Drawing<'a> {
+    models: &'a Models,
+    settings: Settings<'a>,
+    canvas: Canvas,
+    /// That of each ControlNet.
+    hints: Vec<Pixels>,
+    /// Of all pictures.
+    latents: Option<Tensor<4>>,
+    device: Device,
+}
+
+impl Drawing<'_> {
+    fn request(&self, batch: &Batch) -> Request<'_> {
+        let n_pictures = batch.prompts.len();
+        let Self { models, settings, canvas, hints, latents, device } = self;
+        let controls = models.nets.iter().zip(hints).zip(&settings.controls);
+        let controls = controls.map(|((controlnet, hint), &[scale, start, end])| Control {
+            controlnet,
+            hints: hint.tensor(n_pictures, device),
+            scale,
+            start,
+            end,
+        });
+        let GenerateArgs { prompts, steps, controls: ControlArgs { guess_mode, .. }, .. } = settings.args;
+        let own = |latents: &Tensor<4>| latents.clone().narrow(0, batch.numbers.start, n_pictures);
+        Request {
+            negative_prompts: batch.negative_prompts.clone(),
+            encoding: prompts.encoding(),
+            controls: controls.collect(),
+            mode: if *guess_mode { ControlMode::Guess } else { ControlMode::Balanced },
+            steps: steps.steps(),
+            denoising: steps.denoising_start..steps.denoising_end,
+            guidance_scale: settings.guidance_scale,
+            sampler: steps.scheduler,
+            seeds: batch.seeds.clone(),
+            latents: latents.as_ref().map(own),
+            originals: canvas.originals(n_pictures, device),
+            ..Request::new(batch.prompts.clone(), settings.size)
+        }
+    }
+
+    /// What each picture says of itself.
+    fn infotexts(&self, batch: &Batch) -> Vec<Infotext> {
+        let of_picture = |(idx, prompt): (usize, &Prompt)| {
+            let negative_prompt = batch.negative_prompts.as_ref().map(|all| &all[idx]);
+            self.settings.of_picture(prompt, negative_prompt, batch.seeds[idx])
+        };
+        batch.prompts.iter().enumerate().map(of_picture).collect()
+    }
 }
