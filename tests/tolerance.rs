@@ -16,6 +16,9 @@ pub(crate) const TRAINING: f64 = of([1e-3, 1e-3, 1e-2]);
 /// The same of samples in one batch and one by one: gradients and pictures.
 pub(crate) const BATCHING: f64 = of([1e-4, 1e-4, 2e-3]);
 
+/// The levels of pictures, between 0 and 1.
+pub(crate) const PICTURE: f64 = of([4e-4, 4e-3, 2e-2]);
+
 const fn of([cpu, wgpu, cuda]: [f64; 3]) -> f64 {
     if cfg!(feature = "cuda") {
         cuda

@@ -5,6 +5,8 @@ use std::fs;
 use expect_test::{Expect, expect};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 
+use pyrograph_pipeline::SamplerKind;
+
 use super::Desk;
 
 const GENERATE: &str = "generate --base=base --num_inference_steps=2";
@@ -168,26 +170,42 @@ fn timesteps_take_the_place_of_a_number_of_steps() {
     check(
         "--scheduler=ddim --timesteps=501,1",
         expect![[r#"
-        error: cannot use the scheduler
-          caused by: the sampler ddim chooses its timesteps itself
+            error: cannot sample
+              caused by: the sampler ddim chooses its timesteps itself
 
-        hint: ddpm, dpmpp-2m, dpmpp-2m-sde, euler, heun and lcm take timesteps
-    "#]],
+            hint: ddpm, dpmpp-2m, dpmpp-2m-sde, euler, heun and lcm take timesteps
+        "#]],
     );
     check(
         "--scheduler=euler --timesteps=1,501",
         expect![[r#"
-        error: cannot use the scheduler
-          caused by: cannot sample at the timesteps [1, 501]: they must fall, from 999 at most
-    "#]],
+            error: cannot sample
+              caused by: cannot sample at the timesteps [1, 501]: they must fall, from 999 at most
+        "#]],
     );
     check(
         "--scheduler=euler --timesteps=1000",
         expect![[r#"
-        error: cannot use the scheduler
-          caused by: cannot sample at the timesteps [1000]: they must fall, from 999 at most
-    "#]],
+            error: cannot sample
+              caused by: cannot sample at the timesteps [1000]: they must fall, from 999 at most
+        "#]],
     );
+}
+
+#[test]
+fn karras_sigmas_change_the_picture_or_are_said_to_have_no_effect() {
+    let desk = Desk::new();
+    for sampler in SamplerKind::ALL {
+        let drawn = |flag: &str| {
+            let flags = format!("{CONTROL} --prompt=red --scheduler={sampler} {flag}");
+            let finished = desk
+                .run(&format!("generate --base=base --num_inference_steps=4 {flags} --output=picture.png"));
+            assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+            (open(&desk, "picture.png"), finished.stderr.contains("--karras_sigmas has no effect"))
+        };
+        let ((plain, _), (karras, has_no_effect)) = (drawn(""), drawn("--karras_sigmas"));
+        assert_eq!(plain == karras, has_no_effect, "{sampler}");
+    }
 }
 
 #[test]
@@ -322,20 +340,20 @@ fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
     check(
         "--prompt=red --image=hint.png --strength=1.5",
         expect![[r#"
-        error: cannot use the scheduler
-          caused by: strength 1.5 of 2 steps is not one step at least and all at most, expected a strength above 0 and up to 1
+            error: cannot sample
+              caused by: the strength 1.5 is not above 0 and at most 1, or leaves none of 2 steps
 
-        hint: use a greater strength or more steps
-    "#]],
+            hint: use a greater strength or more steps
+        "#]],
     );
     check(
         "--prompt=red --image=hint.png --strength=0.1",
         expect![[r#"
-        error: cannot use the scheduler
-          caused by: strength 0.1 of 2 steps is not one step at least and all at most, expected a strength above 0 and up to 1
+            error: cannot sample
+              caused by: the strength 0.1 is not above 0 and at most 1, or leaves none of 2 steps
 
-        hint: use a greater strength or more steps
-    "#]],
+            hint: use a greater strength or more steps
+        "#]],
     );
     check(
         &format!("--prompt=red {CONTROL} --control_guidance_start=0.5 --control_guidance_end=0.5"),

@@ -1,10 +1,11 @@
 //! Prompt embeddings against diffusers' `encode_prompt`, and weighted prompts against AUTOMATIC1111's way.
 
+use burn::prelude::*;
 use pyrograph::backend;
 use pyrograph_pipeline::{Bundle, BundleOptions, EncodeOptions, PipelineError, Prompt, PromptSyntax};
 use serde::Deserialize;
 
-use super::cases::{assert_close, cases};
+use super::cases::{Case, assert_close, cases};
 use crate::tolerance;
 
 #[derive(Deserialize)]
@@ -21,13 +22,20 @@ struct Plain {
     second: Option<String>,
 }
 
+/// Every case with its base.
+fn opened(device: &Device) -> impl Iterator<Item = (Case, Settings, Bundle)> {
+    cases("prompts").into_iter().map(|case| {
+        let settings: Settings = case.json("case.json");
+        let base = case.dir.join(&settings.base);
+        let bundle = Bundle::open(&base, &BundleOptions::default(), device).expect("a base folder");
+        (case, settings, bundle)
+    })
+}
+
 #[test]
 fn plain_prompts_with_clip_skip_and_a_second_prompt_are_encoded_as_by_diffusers() {
     let device = backend::device();
-    for case in cases("prompts") {
-        let settings: Settings = case.json("case.json");
-        let base = case.dir.join(&settings.base);
-        let bundle = Bundle::open(&base, &BundleOptions::default(), &device).expect("a base folder");
+    for (case, settings, bundle) in opened(&device) {
         let expected = case.tensors("expected.safetensors");
         for (idx, plain) in settings.plain.iter().enumerate() {
             let prompt = |text: &str, second: Option<&str>| Prompt {
@@ -57,10 +65,7 @@ fn plain_prompts_with_clip_skip_and_a_second_prompt_are_encoded_as_by_diffusers(
 #[test]
 fn weighted_and_long_prompts_are_encoded_as_by_a1111() {
     let device = backend::device();
-    for case in cases("prompts") {
-        let settings: Settings = case.json("case.json");
-        let base = case.dir.join(&settings.base);
-        let bundle = Bundle::open(&base, &BundleOptions::default(), &device).expect("a base folder");
+    for (case, settings, bundle) in opened(&device) {
         let expected = case.tensors("expected.safetensors");
         for (idx, text) in settings.weighted.iter().enumerate() {
             for clip_skip in [0, 1] {
@@ -79,10 +84,7 @@ fn weighted_and_long_prompts_are_encoded_as_by_a1111() {
 #[test]
 fn a_prompt_is_encoded_alike_beside_a_longer_one_and_without_brackets_in_both_syntaxes() {
     let device = backend::device();
-    for case in cases("prompts") {
-        let settings: Settings = case.json("case.json");
-        let base = case.dir.join(&settings.base);
-        let bundle = Bundle::open(&base, &BundleOptions::default(), &device).expect("a base folder");
+    for (case, _, bundle) in opened(&device) {
         let encode = |prompts: &[&str], negatives: &[&str], syntax| {
             let all = |texts: &[&str]| texts.iter().map(|text| Prompt::from(*text)).collect::<Vec<_>>();
             let options = EncodeOptions { syntax, clip_skip: 0 };
@@ -106,10 +108,7 @@ fn a_prompt_is_encoded_alike_beside_a_longer_one_and_without_brackets_in_both_sy
 #[test]
 fn what_a_base_cannot_read_is_refused() {
     let device = backend::device();
-    for case in cases("prompts") {
-        let settings: Settings = case.json("case.json");
-        let base = case.dir.join(&settings.base);
-        let bundle = Bundle::open(&base, &BundleOptions::default(), &device).expect("a base folder");
+    for (_, _, bundle) in opened(&device) {
         let options = |clip_skip| EncodeOptions { clip_skip, ..EncodeOptions::default() };
         let encode = |prompt: Prompt, clip_skip| {
             bundle.text.encode_prompts(&[prompt], &[], options(clip_skip), &device).map(|_| ())

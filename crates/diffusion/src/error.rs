@@ -78,10 +78,7 @@ pub enum DiffusionError {
     },
 
     /// Image-to-image of this strength would make none of the steps, or more than there are.
-    #[error(
-        "strength {strength} of {n_steps} steps is not one step at least and all at most, expected a strength above 0 \
-         and up to 1"
-    )]
+    #[error("the strength {strength} is not above 0 and at most 1, or leaves none of {n_steps} steps")]
     Strength {
         /// The strength asked for.
         strength: f64,

@@ -34,7 +34,7 @@ pub enum PipelineError {
     #[error("cannot load the tokenizer")]
     Tokenizer(#[source] TextError),
     /// The scheduler's config, or a number of steps that it cannot make.
-    #[error("cannot use the scheduler")]
+    #[error("cannot sample")]
     Scheduler(#[source] DiffusionError),
     /// A ControlNet of another family than the base model.
     #[error("this ControlNet is for {family}: cross-attention {context_dim}, the base has {base_dim}")]

@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use super::sigmas::SigmaGrid;
 use super::timesteps::Steps;
 use super::{NoiseSource, Solver};
-use crate::config::{ScheduleConfig, reject_true, unsupported};
+use crate::config::{ScheduleConfig, unsupported};
 use crate::diffusers::SchedulerJson;
 use crate::error::DiffusionError;
 use crate::schedule::NoiseLevel;
@@ -34,8 +34,8 @@ impl Euler {
     /// With as much fresh noise as the step's own variance.
     pub(super) fn ancestral(json: &SchedulerJson, n_steps: usize) -> Result<Self, DiffusionError> {
         let schedule = ScheduleConfig::try_from(json)?;
-        let json = json.chosen();
-        reject_true("use_karras_sigmas", json.use_karras_sigmas)?;
+        // This class does not know of Karras sigmas.
+        let json = SchedulerJson { use_karras_sigmas: None, ..json.chosen() };
         Ok(Self { grid: SigmaGrid::new(&schedule, &json, &n_steps.into())?, is_ancestral: true })
     }
 }

@@ -91,6 +91,13 @@ impl SamplerKind {
         Self::UniPc,
     ];
 
+    /// Whether `use_karras_sigmas` changes its steps; the others do not know of it, as in diffusers.
+    #[must_use]
+    pub fn knows_karras_sigmas(self) -> bool {
+        use SamplerKind::{DpmPp2m, DpmPp2mSde, DpmPpSde, Euler, Heun, Lms, UniPc};
+        matches!(self, DpmPp2m | DpmPp2mSde | DpmPpSde | Euler | Heun | Lms | UniPc)
+    }
+
     /// Whether it can be told at which timesteps to sample.
     fn takes_timesteps(self) -> bool {
         matches!(self, Self::Ddpm | Self::DpmPp2m | Self::DpmPp2mSde | Self::Euler | Self::Heun | Self::Lcm)

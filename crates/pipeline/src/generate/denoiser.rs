@@ -33,6 +33,7 @@ struct Net<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) call: usize,
+    /// Of the way without an early end.
     pub(super) n_calls: usize,
     pub(super) timestep: f32,
 }

@@ -73,20 +73,18 @@ pub fn denoise(
 ) -> Result<Option<Tensor<4>>, PipelineError> {
     request.check(bundle)?;
     let device = bundle.device();
-    let mut sampler = sampler(bundle, request).map_err(PipelineError::Scheduler)?;
+    let (mut sampler, n_whole_calls) = sampler(bundle, request).map_err(PipelineError::Scheduler)?;
     let mut noise = PictureNoise::new(&request.seeds);
     let (canvas, mut latents) = Canvas::new(bundle, request, &sampler, &mut noise, &device);
     let denoiser = Denoiser::new(bundle, request, canvas.extra_input.clone(), &device)?;
     let shape = latents.dims();
     let mut guidance_scale = request.guidance_scale;
-    // A ControlNet acts in a part of the calls that there would be without an early end.
-    let n_calls = sampler.timesteps().len();
-    sampler = sampler.with_denoising_end(request.denoising.end).map_err(PipelineError::Scheduler)?;
     let timesteps = sampler.timesteps().to_vec();
+    let n_calls = timesteps.len();
     for (call, timestep) in timesteps.into_iter().enumerate() {
         let input = sampler.scale_input(latents.clone(), call);
         #[expect(clippy::cast_possible_truncation, reason = "it is an f32 or a whole number")]
-        let moment = Moment { call, n_calls, timestep: timestep as f32 };
+        let moment = Moment { call, n_calls: n_whole_calls, timestep: timestep as f32 };
         let prediction = denoiser.predict(input, moment, guidance_scale);
         latents = sampler.step(prediction, call, latents, &mut || noise.draw(shape, &device));
         latents = canvas.keep_unmasked(latents, &sampler, call);
@@ -99,11 +97,14 @@ pub fn denoise(
     Ok(Some(latents))
 }
 
-fn sampler(bundle: &Bundle, request: &Request<'_>) -> Result<Sampler, DiffusionError> {
+/// The sampler, and how many calls it would make without an early end, of which a ControlNet acts in a part.
+fn sampler(bundle: &Bundle, request: &Request<'_>) -> Result<(Sampler, usize), DiffusionError> {
     let sampler = Sampler::from_config(request.sampler, &bundle.scheduler, request.steps.clone())?;
     let sampler = match &request.originals {
         Some(originals) => sampler.with_strength(originals.strength)?,
         None => sampler,
     };
-    sampler.with_denoising_start(request.denoising.start)
+    let sampler = sampler.with_denoising_start(request.denoising.start)?;
+    let n_whole_calls = sampler.timesteps().len();
+    Ok((sampler.with_denoising_end(request.denoising.end)?, n_whole_calls))
 }

@@ -47,6 +47,9 @@ impl Models {
             tiling: args.memory.vae_tiling.then(|| Tiling::of(&bundle.vae_config)),
         };
         if args.steps.karras_sigmas {
+            if !args.steps.scheduler.knows_karras_sigmas() {
+                tracing::warn!("--karras_sigmas has no effect on {}", args.steps.scheduler);
+            }
             bundle.scheduler.use_karras_sigmas = Some(true);
         }
         for config in &net_configs {
