@@ -149,7 +149,7 @@ fn an_unreadable_image_ends_the_run_and_keeps_the_last_checkpoint() {
           caused by: cannot decode `DESK/circles/train/images/00002.png`
           caused by: unexpected end of file
 
-        hint: png, jpeg, webp, bmp and tiff are read; replace the file or remove its row
+        hint: png, jpeg, webp, bmp, tiff and gif are read; replace the file or remove its row
     "#]]
     .assert_eq(&resumed.stderr);
     assert_eq!(resumed.code, Some(2));

@@ -427,7 +427,7 @@ fn a_picture_needs_a_hint_and_a_place() {
             error: cannot decode `base/model_index.json`
               caused by: The image format could not be determined
 
-            hint: png, jpeg, webp, bmp and tiff are read
+            hint: png, jpeg, webp, bmp, tiff and gif are read
         "#]],
     );
     desk.refuses(

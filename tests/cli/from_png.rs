@@ -197,7 +197,7 @@ fn what_cannot_be_repeated_is_refused_with_a_hint() {
           caused by: Format error decoding Png: Invalid PNG signature.
           caused by: Invalid PNG signature.
 
-        hint: png, jpeg, webp, bmp and tiff are read
+        hint: png, jpeg, webp, bmp, tiff and gif are read
     "#]],
     );
     desk.refuses(

@@ -1,14 +1,14 @@
 //! Files to 8-bit RGB images, whatever they are and however damaged.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use image::error::{LimitError, LimitErrorKind};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
 
+use crate::content::Content;
 use crate::error::DataError;
 
 /// The longest side that is decoded, and that an image is resized to.
@@ -16,7 +16,7 @@ pub(crate) const MAX_IMAGE_SIDE: u32 = 32_768;
 /// Memory for one decoded image: an RGB image of 13,000 x 13,000 px fits, a decompression bomb does not.
 const MAX_IMAGE_BYTES: u64 = 512 << 20;
 
-/// Decodes png, jpeg, webp, bmp or tiff to RGB, told apart by content, not by name.
+/// Decodes png, jpeg, webp, bmp, tiff or gif to RGB, told apart by content, not by name.
 ///
 /// The EXIF orientation is applied. Alpha is dropped, not composited, and greyscale becomes three equal
 /// channels, as Pillow's `convert("RGB")` does. 16-bit values are scaled by 255/65535 and rounded, where Pillow
@@ -25,31 +25,29 @@ const MAX_IMAGE_BYTES: u64 = 512 << 20;
 /// # Errors
 /// An unreadable, damaged or foreign file, and one that is larger than 32,768 px or 512 MiB.
 pub fn decode_rgb8(path: &Path) -> Result<RgbImage, DataError> {
-    ImageFile::read(path)?.decode()
+    Content::File(path.to_owned()).decode_rgb8()
 }
 
-/// An image as it is in its file.
-pub(crate) struct ImageFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
+impl Content {
+    /// Decodes the picture as [`decode_rgb8`] does.
+    ///
+    /// # Errors
+    /// As [`decode_rgb8`], and what [`Self::read`] fails with.
+    pub fn decode_rgb8(&self) -> Result<RgbImage, DataError> {
+        EncodedPicture::read(self)?.decode()
+    }
 }
 
-impl ImageFile {
-    /// Reads a file of at most 512 MiB.
-    pub(crate) fn read(path: &Path) -> Result<Self, DataError> {
-        let unreadable = |source| DataError::Read { path: path.to_owned(), source };
-        // Opening a pipe would block for ever.
-        if !path.metadata().map_err(unreadable)?.is_file() {
-            return Err(DataError::MissingFile { path: path.to_owned() });
-        }
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        let n_read = file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if n_read as u64 > MAX_IMAGE_BYTES {
-            let source = ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory));
-            return Err(DataError::Decode { path: path.to_owned(), source });
-        }
-        Ok(Self { path: path.to_owned(), bytes })
+/// A picture as it is in its file.
+pub(crate) struct EncodedPicture<'a> {
+    content: &'a Content,
+    bytes: Arc<[u8]>,
+}
+
+impl<'a> EncodedPicture<'a> {
+    /// As [`Content::read`].
+    pub(crate) fn read(content: &'a Content) -> Result<Self, DataError> {
+        Ok(Self { content, bytes: content.read()? })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -83,7 +81,6 @@ impl ImageFile {
         &self,
         use_decoder: impl FnOnce(Decoder<'_>, Orientation) -> ImageResult<T>,
     ) -> Result<T, DataError> {
-        let path = || self.path.clone();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut decoder = decoder(&self.bytes)?;
             // A damaged EXIF block says nothing about the pixels.
@@ -91,8 +88,13 @@ impl ImageFile {
             use_decoder(decoder, orientation)
         }));
         match result {
-            Ok(result) => result.map_err(|source| DataError::Decode { path: path(), source }),
-            Err(panic) => Err(DataError::DecoderPanicked { path: path(), message: panic_message(&*panic) }),
+            Ok(result) => {
+                result.map_err(|source| DataError::Decode { picture: self.content.to_string(), source })
+            }
+            Err(panic) => Err(DataError::DecoderPanicked {
+                picture: self.content.to_string(),
+                message: panic_message(&*panic),
+            }),
         }
     }
 }
@@ -196,7 +198,8 @@ mod tests {
         let jpeg = jpeg.into_inner();
         std::fs::write(&turned, [&jpeg[..2], &exif, &jpeg[2..]].concat()).unwrap();
         for (path, expected) in [(path, (5, 3)), (turned, (3, 5))] {
-            let file = ImageFile::read(&path).unwrap();
+            let content = Content::File(path);
+            let file = EncodedPicture::read(&content).unwrap();
             assert_eq!(file.decode().unwrap().dimensions(), expected);
             assert_eq!(file.dimensions().unwrap(), expected);
         }

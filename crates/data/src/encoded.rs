@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::{Blob, Cache, CacheKey};
-use crate::decode::{ImageFile, decode_rgb8};
+use crate::decode::EncodedPicture;
 use crate::error::DataError;
 use crate::source::Sample;
 use crate::transform::{Geometry, Transform};
@@ -48,7 +48,7 @@ impl EncodedImages {
     }
 
     /// The key of an image: its file's bytes, what makes pixels of them, and the encoder.
-    fn key(&self, image: &ImageFile, transform: Transform) -> CacheKey {
+    fn key(&self, image: &EncodedPicture<'_>, transform: Transform) -> CacheKey {
         // A transform that draws (a random crop, a flip) has to put its draw here.
         let Transform { side, interpolation } = transform;
         let transform = format!("resize and centre crop, {} px, {}", side.get(), interpolation.name());
@@ -75,10 +75,10 @@ impl Transform {
         sample: &Sample,
         encoded: Option<&EncodedImages>,
     ) -> Result<LoadedSample, DataError> {
-        let file = ImageFile::read(&sample.image)?;
+        let file = EncodedPicture::read(&sample.image)?;
         let key = encoded.map(|encoded| encoded.key(&file, *self));
         if let Some(blob) = encoded.zip(key).and_then(|(encoded, key)| encoded.cache.get(&key)) {
-            let hint = decode_rgb8(&sample.hint)?;
+            let hint = sample.hint.decode_rgb8()?;
             let geometry = self.geometry(file.dimensions()?, hint.dimensions())?;
             return Ok(LoadedSample {
                 target: Target::Encoded(blob),
@@ -87,7 +87,7 @@ impl Transform {
             });
         }
         let image = file.decode()?;
-        let hint = decode_rgb8(&sample.hint)?;
+        let hint = sample.hint.decode_rgb8()?;
         let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
         let image_signed = self.image_signed(geometry, &image);
         Ok(LoadedSample {
@@ -109,6 +109,7 @@ mod tests {
     use super::*;
     use crate::circles::{Circles, generate_circles};
     use crate::colors::Palette;
+    use crate::content::Content;
     use crate::resize::Interpolation;
     use crate::source::{Columns, Dataset};
     use crate::transform::Side;
@@ -156,10 +157,11 @@ mod tests {
         let other_encoder = EncodedImages { encoder: [8; 32], ..encoded.clone() };
         assert_eq!(find(usual, &other_encoder, &samples[0]), None, "another encoder");
 
-        fs::copy(&samples[0].image, &samples[1].image).unwrap();
+        let file = |sample: &Sample| sample.image.file().unwrap().to_owned();
+        fs::copy(file(&samples[0]), file(&samples[1])).unwrap();
         assert_eq!(find(usual, &encoded, &samples[1]), Some(blob), "the same image under another name");
         let other = RgbImage::from_pixel(24, 24, image::Rgb([9, 9, 9]));
-        other.save(&samples[0].image).unwrap();
+        other.save(file(&samples[0])).unwrap();
         assert_eq!(find(usual, &encoded, &samples[0]), None, "another image under the same name");
     }
 
@@ -170,11 +172,11 @@ mod tests {
         let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
         let transform = transform(16, Interpolation::Bilinear);
         // Not square, so that the crop depends on the image's size.
-        let wide = |path| {
+        let wide = |content: &Content| {
             RgbImage::from_fn(40, 24, |x, y| {
                 image::Rgb([x, y, 0].map(|level| u8::try_from(level * 6).unwrap()))
             })
-            .save(path)
+            .save(content.file().unwrap())
         };
         wide(&sample.image).unwrap();
         wide(&sample.hint).unwrap();
@@ -187,7 +189,7 @@ mod tests {
         assert!(matches!(loaded.target, Target::Encoded(_)));
         assert_eq!(loaded.hint_unit, pixels.hint_unit);
 
-        RgbImage::new(24, 24).save(&sample.hint).unwrap();
+        RgbImage::new(24, 24).save(sample.hint.file().unwrap()).unwrap();
         let message = |error: DataError| format!("{error:?}");
         assert_eq!(
             message(transform.load_unless_encoded(sample, Some(&encoded)).unwrap_err()),

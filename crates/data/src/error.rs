@@ -123,6 +123,26 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A picture is larger than any that can be decoded.
+    #[error("`{name}` is larger than {} MiB", max_bytes >> 20)]
+    ContentTooLarge {
+        /// The file, or its name in another.
+        name: String,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// A file with many pictures in it is another than when it was opened.
+    #[error("`{}` has changed since it was opened", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A part of a file has another length or checksum than the file says.
+    #[error("`{name}` is damaged")]
+    DamagedPart {
+        /// The file, and the part's name in it.
+        name: String,
+    },
     /// Images without hints, hints without images, or images without captions in a pair of folders.
     #[error(
         "images and hints do not pair up{}{}{}",
@@ -149,18 +169,18 @@ pub enum DataError {
         second: String,
     },
     /// An image cannot be decoded.
-    #[error("cannot decode `{}`", path.display())]
+    #[error("cannot decode `{picture}`")]
     Decode {
-        /// The file.
-        path: PathBuf,
+        /// The file, or its name in another.
+        picture: String,
         /// What the decoder said.
         source: image::ImageError,
     },
     /// A decoder panicked: a fault of the decoder, met by a damaged file.
-    #[error("cannot decode `{}`: the decoder panicked ({message})", path.display())]
+    #[error("cannot decode `{picture}`: the decoder panicked ({message})")]
     DecoderPanicked {
-        /// The file.
-        path: PathBuf,
+        /// The file, or its name in another.
+        picture: String,
         /// The panic's message.
         message: String,
     },
@@ -307,7 +327,7 @@ impl DataError {
         let hint = match self {
             Self::Row { source, .. } => match source.as_ref() {
                 Self::Decode { .. } | Self::DecoderPanicked { .. } => {
-                    "png, jpeg, webp, bmp and tiff are read; replace the file or remove its row"
+                    "png, jpeg, webp, bmp, tiff and gif are read; replace the file or remove its row"
                 }
                 Self::MissingFile { .. } => "restore the file or remove its row",
                 source => return source.hint(),
@@ -352,7 +372,10 @@ impl DataError {
                 "make the hint from the very image it belongs to; if the image is rotated by an EXIF tag, the hint \
                  must be rotated too"
             }
-            Self::Decode { .. } | Self::DecoderPanicked { .. } => "png, jpeg, webp, bmp and tiff are read",
+            Self::Decode { .. } | Self::DecoderPanicked { .. } => {
+                "png, jpeg, webp, bmp, tiff and gif are read"
+            }
+            Self::Changed { .. } => "leave the files of a data set alone while they are trained on",
             Self::CursorOutOfRange { .. } => "resume with the data set and the batch size of the checkpoint",
             Self::OutputNotEmpty { .. } => "give a folder that does not exist yet",
             _ => return None,

@@ -21,6 +21,7 @@
 mod cache;
 mod circles;
 pub mod colors;
+mod content;
 mod decode;
 mod encoded;
 mod error;
@@ -48,6 +49,7 @@ pub use crate::{
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
     circles::{Circles, generate_circles},
     colors::{Color, Palette},
+    content::{Container, Content, Packing, Part},
     decode::decode_rgb8,
     encoded::{EncodedImages, LoadedSample, Target},
     error::{DataError, PathFault},

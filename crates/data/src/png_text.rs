@@ -64,7 +64,8 @@ pub fn read_png_text(path: &Path, keyword: &str) -> Result<Option<String>, DataE
         return Err(DataError::MissingFile { path: path.to_owned() });
     }
     let file = BufReader::new(File::open(path).map_err(unreadable)?);
-    let broken = |error| DataError::Decode { path: path.to_owned(), source: image_error(error) };
+    let broken =
+        |error| DataError::Decode { picture: path.display().to_string(), source: image_error(error) };
     let mut reader =
         Decoder::new_with_limits(file, Limits { bytes: MAX_METADATA_BYTES }).read_info().map_err(broken)?;
     let mut text = find_text(reader.info(), keyword).map_err(broken)?;

@@ -134,8 +134,10 @@ impl Transform {
     /// # Errors
     /// [`DataError::Row`], with what [`decode_rgb8`] and [`Self::apply`] fail with as its source.
     pub fn load(&self, sample: &Sample) -> Result<PixelSample, DataError> {
-        decode_rgb8(&sample.image)
-            .and_then(|image| self.apply(&image, &decode_rgb8(&sample.hint)?))
+        sample
+            .image
+            .decode_rgb8()
+            .and_then(|image| self.apply(&image, &sample.hint.decode_rgb8()?))
             .map_err(|error| DataError::Row { at: sample.origin.clone(), source: Box::new(error) })
     }
 

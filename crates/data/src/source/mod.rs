@@ -8,7 +8,6 @@ mod rows;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,16 +15,17 @@ use std::sync::Arc;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::content::Content;
 use crate::error::DataError;
 use crate::random::{self, Purpose};
 
 /// One training example: a target image, the hint that controls it, and its captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// The target image's file.
-    pub image: PathBuf,
-    /// The conditioning image's file.
-    pub hint: PathBuf,
+    /// The target image.
+    pub image: Content,
+    /// The conditioning image.
+    pub hint: Content,
     /// At least one caption; one is drawn per step.
     pub captions: Vec<String>,
     /// Names the sample in its data set and in the keys of random numbers: the image's relative path, with
@@ -165,7 +165,7 @@ impl Dataset {
         let mut hasher = blake3::Hasher::new();
         for Sample { image, hint, captions, id, .. } in &self.samples {
             // A file that is gone has no length; reading it fails with its name.
-            let lengths = [image, hint].map(|path| fs::metadata(path).map_or(0, |found| found.len()));
+            let lengths = [image, hint].map(|content| content.len().unwrap_or(0));
             let texts = [id].into_iter().chain(captions);
             let texts: Vec<_> = texts.map(|text| (text.len(), text)).collect();
             hasher.update(format!("{lengths:?} {texts:?}\n").as_bytes());

@@ -82,8 +82,8 @@ pub(super) fn read(folders: &Folders) -> Result<Vec<Sample>, DataError> {
             let in_row = |error| DataError::Row { at: origin.clone(), source: Box::new(error) };
             let id = format!("{}/{image}", folders.images);
             Ok(Sample {
-                image: root.file(&id).map_err(in_row)?,
-                hint: root.file(&format!("{}/{hint}", folders.hints)).map_err(in_row)?,
+                image: root.file(&id).map_err(in_row)?.into(),
+                hint: root.file(&format!("{}/{hint}", folders.hints)).map_err(in_row)?.into(),
                 captions: root
                     .file(&format!("{}/{stem}.txt", folders.images))
                     .and_then(|file| captions(&file))

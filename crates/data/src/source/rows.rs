@@ -57,8 +57,8 @@ fn sample(row: &Row, at: &Origin, columns: &Columns, root: &Root) -> Result<Samp
 
     let id = path(image, &columns.image)?.to_owned();
     Ok(Sample {
-        image: root.file(&id)?,
-        hint: root.file(path(hint, &columns.hint)?)?,
+        image: root.file(&id)?.into(),
+        hint: root.file(path(hint, &columns.hint)?)?.into(),
         captions: captions(caption, &columns.caption)?,
         id,
         origin: at.clone(),

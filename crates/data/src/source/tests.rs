@@ -32,8 +32,8 @@ fn message(dir: &TempDir, error: &DataError) -> String {
     text.replace(&format!("{}/", dir.path().canonicalize().unwrap().display()), "")
 }
 
-fn names(samples: &[Sample], of: fn(&Sample) -> &Path) -> Vec<&str> {
-    samples.iter().map(|sample| of(sample).file_name().unwrap().to_str().unwrap()).collect()
+fn names(samples: &[Sample], of: fn(&Sample) -> &Content) -> Vec<&str> {
+    samples.iter().map(|sample| of(sample).file().unwrap().file_name().unwrap().to_str().unwrap()).collect()
 }
 
 const IMAGE: (&str, &str) = ("a.png", "");
@@ -49,7 +49,7 @@ fn layouts_are_told_apart() {
         assert_eq!((dataset.layout(), dataset.samples().len()), (layout, 1));
         let sample = &dataset.samples()[0];
         assert_eq!(sample.captions, ["t"]);
-        assert!(sample.image.ends_with("a.png") && sample.hint != sample.image);
+        assert!(sample.image.file().unwrap().ends_with("a.png") && sample.hint != sample.image);
     }
     let csv = "file_name,conditioning_image_file_name,text\na.png,h.png,t\n";
     let prompts = r#"{"source": "source/a.png", "target": "target/a.png", "prompt": "t"}"#;
