@@ -10,6 +10,7 @@ mod bench;
 mod cli;
 mod docs;
 mod faults;
+mod hostile;
 mod parity;
 mod report;
 mod tolerance;

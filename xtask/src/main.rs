@@ -8,6 +8,7 @@ mod ci;
 mod dist;
 mod doc;
 mod faults;
+mod fuzz;
 #[cfg(target_os = "linux")]
 mod llvm;
 mod options;
@@ -49,6 +50,8 @@ enum Verb {
         #[arg(long, default_value_t = 100)]
         kills: u32,
     },
+    /// Runs the readers of foreign files under libFuzzer; needs `cargo install cargo-fuzz`, a nightly compiler and a C++ one.
+    Fuzz(fuzz::FuzzArgs),
     /// Makes fresh parity cases with PyTorch and diffusers, and runs the parity tests over them.
     ///
     /// The interpreter is `$PYROGRAPH_PYTHON`, or `python3`; it needs torch, diffusers, transformers and pillow.
@@ -85,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Tidy => tidy::tidy(),
         Verb::Test { backend } => test::test(backend),
         Verb::Faults { kills } => faults::faults(kills),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Parity { seed } => parity::parity(seed),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Options => options::options(),

@@ -9,6 +9,8 @@ use pyrograph_report::{Record, RunFacts, Section, TensorBoard, write_report};
 use pyrograph_train::{Event, Observer, ReportTo, TrainConfig, TrainError, TrainPlan, Trainer};
 use sysinfo::System;
 
+use crate::backend;
+
 /// Larger files are named by their size: reading gigabytes before the first step would be felt.
 const MAX_HASHED_BYTES: u64 = 1 << 30;
 
@@ -143,7 +145,7 @@ fn machine(device: &Device) -> Section {
     section(
         "Hardware",
         [
-            ("device", format!("{device:?}")),
+            ("device", backend::device_name(device).unwrap_or_else(|| backend::NAME.to_owned())),
             ("processor", processor),
             ("cores", system.cpus().len().to_string()),
             ("memory", format!("{} GiB", system.total_memory() >> 30)),

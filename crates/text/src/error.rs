@@ -22,6 +22,16 @@ pub enum TextError {
         /// Key of `config.json`.
         key: &'static str,
     },
+    /// A number is beyond every model's: the file is damaged, or made to exhaust the memory.
+    #[error("`{key}` is {found}, more than {max}")]
+    TooLarge {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// Its value.
+        found: usize,
+        /// The largest one allowed.
+        max: usize,
+    },
     /// The heads do not divide the model's width.
     #[error("`num_attention_heads` is {n_heads}, which does not divide `hidden_size`, {d_model}")]
     HeadsDoNotDivide {

@@ -57,6 +57,15 @@ impl Default for ClipTextJson {
     }
 }
 
+/// Of a vocabulary, and of a prompt. OpenCLIP's bigG has 49,408 and 77.
+const MAX_TOKENS: usize = 1 << 24;
+
+/// Of hidden states. OpenCLIP's bigG has 5,120.
+const MAX_WIDTH: usize = 1 << 16;
+
+/// OpenCLIP's bigG has 32.
+const MAX_LAYERS: usize = 1 << 10;
+
 impl TryFrom<ClipTextJson> for ClipTextConfig {
     type Error = TextError;
 
@@ -76,16 +85,19 @@ impl TryFrom<ClipTextJson> for ClipTextConfig {
             "gelu" => Activation::Gelu,
             other => return Err(unsupported("hidden_act", other, "quick_gelu or gelu")),
         };
-        for (key, count) in [
-            ("vocab_size", json.vocab_size),
-            ("hidden_size", json.hidden_size),
-            ("intermediate_size", json.intermediate_size),
-            ("num_hidden_layers", json.num_hidden_layers),
-            ("num_attention_heads", json.num_attention_heads),
-            ("max_position_embeddings", json.max_position_embeddings),
+        for (key, count, max) in [
+            ("vocab_size", json.vocab_size, MAX_TOKENS),
+            ("hidden_size", json.hidden_size, MAX_WIDTH),
+            ("intermediate_size", json.intermediate_size, MAX_WIDTH),
+            ("num_hidden_layers", json.num_hidden_layers, MAX_LAYERS),
+            ("num_attention_heads", json.num_attention_heads, MAX_WIDTH),
+            ("max_position_embeddings", json.max_position_embeddings, MAX_TOKENS),
+            ("projection_dim", json.projection_dim.unwrap_or(1), MAX_WIDTH),
         ] {
-            if count == 0 {
-                return Err(TextError::Zero { key });
+            match count {
+                0 => return Err(TextError::Zero { key }),
+                found if found > max => return Err(TextError::TooLarge { key, found, max }),
+                _ => (),
             }
         }
         let (d_model, n_heads) = (json.hidden_size, json.num_attention_heads);
@@ -95,7 +107,6 @@ impl TryFrom<ClipTextJson> for ClipTextConfig {
         let has_projection = json.architectures.iter().flatten().any(|class| class == WITH_PROJECTION);
         let projection = match (has_projection, json.projection_dim) {
             (false, width) => TextProjection::Absent(width),
-            (true, Some(0)) => return Err(TextError::Zero { key: "projection_dim" }),
             (true, Some(width)) => TextProjection::To(width),
             (true, None) => return Err(unsupported("projection_dim", "null", "a number")),
         };
@@ -213,6 +224,8 @@ mod tests {
                 "`projection_dim` is null",
             ),
             (json!({"num_hidden_layers": 0}), "`num_hidden_layers` must not be zero"),
+            (json!({"num_hidden_layers": 1025}), "`num_hidden_layers` is 1025, more than 1024"),
+            (json!({"hidden_size": 1_u64 << 40}), "`hidden_size` is 1099511627776, more than 65536"),
             (json!({"num_attention_heads": 7}), "`num_attention_heads` is 7, which does not divide"),
         ] {
             let error = parse(json).unwrap_err().to_string();

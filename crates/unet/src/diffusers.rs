@@ -189,7 +189,37 @@ fn check_fixed(other: &Map<String, Value>) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Channels, and widths of embeddings. The largest of SDXL's is 2,816.
+const MAX_WIDTH: usize = 1 << 16;
+
+/// Levels, residual blocks of a level, blocks of a transformer. The largest of SDXL's is 10.
+const MAX_BLOCKS: usize = 64;
+
+fn at_most(
+    max: usize,
+    key: &'static str,
+    numbers: impl IntoIterator<Item = usize>,
+) -> Result<(), ConfigError> {
+    match numbers.into_iter().find(|found| *found > max) {
+        Some(found) => Err(ConfigError::TooLarge { key, found, max }),
+        None => Ok(()),
+    }
+}
+
 impl EncoderJson {
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let channels = &self.block_out_channels;
+        at_most(MAX_BLOCKS, "block_out_channels", [channels.len()])?;
+        at_most(MAX_BLOCKS, "layers_per_block", self.layers_per_block.numbers())?;
+        at_most(MAX_BLOCKS, TransformerLayers::KEY, self.transformer_layers_per_block.numbers())?;
+        at_most(MAX_WIDTH, "block_out_channels", channels.iter().copied())?;
+        at_most(MAX_WIDTH, "in_channels", [self.in_channels])?;
+        at_most(MAX_WIDTH, "cross_attention_dim", self.cross_attention_dim.numbers())?;
+        at_most(MAX_WIDTH, "addition_time_embed_dim", self.addition_time_embed_dim)?;
+        let key = "projection_class_embeddings_input_dim";
+        at_most(MAX_WIDTH, key, self.projection_class_embeddings_input_dim)
+    }
+
     fn stages(&self, up_layers: Option<&[PerStage<usize>]>) -> Result<Vec<Stage>, ConfigError> {
         let n_stages = self.block_out_channels.len();
         if n_stages == 0 {
@@ -290,6 +320,14 @@ impl EncoderJson {
 impl UnetConfig {
     /// The encoder half, with an output of as many channels as the input and no size.
     fn from_encoder(json: &EncoderJson, up_layers: Option<&[PerStage<usize>]>) -> Result<Self, ConfigError> {
+        json.check_sizes()?;
+        if let Some(up_layers) = up_layers {
+            at_most(
+                MAX_BLOCKS,
+                TransformerLayers::REVERSE_KEY,
+                up_layers.iter().flat_map(PerStage::numbers),
+            )?;
+        }
         Ok(Self {
             in_channels: json.in_channels,
             out_channels: json.in_channels,
@@ -315,6 +353,8 @@ impl TryFrom<UnetJson> for UnetConfig {
     /// [`ConfigError`] if lists have unequal lengths, numbers do not divide, or a feature is not supported.
     fn try_from(json: UnetJson) -> Result<Self, ConfigError> {
         check_fixed(&json.other)?;
+        at_most(MAX_WIDTH, "out_channels", [json.out_channels])?;
+        at_most(MAX_WIDTH, "time_cond_proj_dim", json.time_cond_proj_dim)?;
         let encoder =
             Self::from_encoder(&json.encoder, json.reverse_transformer_layers_per_block.as_deref())?;
         if json.up_block_types != mirrored(&json.encoder.down_block_types) {
@@ -343,6 +383,10 @@ impl TryFrom<ControlNetJson> for ControlNetConfig {
         if json.conditioning_embedding_out_channels.is_empty() {
             return Err(ConfigError::Empty { key: "conditioning_embedding_out_channels", found: "empty" });
         }
+        let hint_channels = &json.conditioning_embedding_out_channels;
+        at_most(MAX_BLOCKS, "conditioning_embedding_out_channels", [hint_channels.len()])?;
+        at_most(MAX_WIDTH, "conditioning_embedding_out_channels", hint_channels.iter().copied())?;
+        at_most(MAX_WIDTH, "conditioning_channels", [json.conditioning_channels])?;
         // A ControlNet has no way up, so any numbers do where the way down has a list.
         let n_stages = json.encoder.block_out_channels.len();
         let up_layers = match json.encoder.transformer_layers_per_block {

@@ -52,4 +52,14 @@ pub enum ConfigError {
         /// `empty` or `zero`.
         found: &'static str,
     },
+    /// A number or the length of a list is beyond every model's: the file is damaged, or made to exhaust the memory.
+    #[error("`{key}` is {found}, more than {max}")]
+    TooLarge {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// The number, or the length.
+        found: usize,
+        /// The largest one allowed.
+        max: usize,
+    },
 }

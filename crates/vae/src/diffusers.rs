@@ -68,6 +68,12 @@ impl Default for VaeJson {
     }
 }
 
+/// Channels of any kind. The largest of Stable Diffusion's is 512.
+const MAX_WIDTH: usize = 1 << 16;
+
+/// Levels, and residual blocks of a level.
+const MAX_BLOCKS: usize = 64;
+
 impl VaeJson {
     fn check_features(&self) -> Result<(), ConfigError> {
         let unsupported =
@@ -114,6 +120,18 @@ impl VaeJson {
         ] {
             if count == 0 {
                 return Err(ConfigError::Empty { key, found: "zero" });
+            }
+        }
+        for (key, counts, max) in [
+            ("block_out_channels", &[n_levels] as &[usize], MAX_BLOCKS),
+            ("layers_per_block", &[self.layers_per_block], MAX_BLOCKS),
+            ("block_out_channels", &self.block_out_channels, MAX_WIDTH),
+            ("in_channels", &[self.in_channels], MAX_WIDTH),
+            ("out_channels", &[self.out_channels], MAX_WIDTH),
+            ("latent_channels", &[self.latent_channels], MAX_WIDTH),
+        ] {
+            if let Some(&found) = counts.iter().find(|count| **count > max) {
+                return Err(ConfigError::TooLarge { key, found, max });
             }
         }
         let groups = self.norm_num_groups;
@@ -209,6 +227,11 @@ mod tests {
             (json!({"shift_factor": 0.1}), "`shift_factor` is 0.1"),
             (json!({"latents_mean": [0.5]}), "`latents_mean` is [0.5]"),
             (json!({"block_out_channels": []}), "`block_out_channels` must not be empty"),
+            (
+                json!({"block_out_channels": [1_u64 << 40]}),
+                "`block_out_channels` is 1099511627776, more than 65536",
+            ),
+            (json!({"layers_per_block": 65}), "`layers_per_block` is 65, more than 64"),
             (json!({"block_out_channels": [32, 64]}), "`down_block_types` has 1 entries"),
             (json!({"up_block_types": ["AttnUpDecoderBlock2D"]}), "`up_block_types` is AttnUpDecoderBlock2D"),
             (json!({"block_out_channels": [48]}), "`norm_num_groups` is 32, which does not divide 48"),

@@ -35,6 +35,18 @@ impl<T: Clone + PartialEq> PerStage<T> {
     }
 }
 
+impl PerStage<usize> {
+    /// Every number in it.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
+        match self {
+            Self::All(number) => std::slice::from_ref(number),
+            Self::Each(numbers) => numbers.as_slice(),
+        }
+        .iter()
+        .copied()
+    }
+}
+
 /// `transformer_layers_per_block`: a number for all levels, or for each level one, or one for each of its transformers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -46,8 +58,17 @@ pub enum TransformerLayers {
 }
 
 impl TransformerLayers {
-    const KEY: &'static str = "transformer_layers_per_block";
-    const REVERSE_KEY: &'static str = "reverse_transformer_layers_per_block";
+    pub(super) const KEY: &'static str = "transformer_layers_per_block";
+    pub(super) const REVERSE_KEY: &'static str = "reverse_transformer_layers_per_block";
+
+    /// Every number in it.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
+        let (all, each) = match self {
+            Self::All(number) => (Some(*number), &[] as &[PerStage<usize>]),
+            Self::Each(levels) => (None, levels.as_slice()),
+        };
+        all.into_iter().chain(each.iter().flat_map(PerStage::numbers))
+    }
 
     /// One entry for each level, finest first. Those of the way up are listed by a UNet alone, which needs them if they
     /// do not follow from those of the way down.

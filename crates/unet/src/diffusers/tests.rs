@@ -147,6 +147,20 @@ fn unsupported_values_are_named() {
             "`attention_head_dim` is 7, which does not divide 320, one of `block_out_channels`",
         ),
         (json!({"block_out_channels": []}), "`block_out_channels` must not be empty"),
+        (json!({"block_out_channels": vec![32; 65]}), "`block_out_channels` is 65, more than 64"),
+        (json!({"layers_per_block": u64::MAX}), "`layers_per_block` is 18446744073709551615, more than 64"),
+        (
+            json!({"cross_attention_dim": 1_u64 << 40}),
+            "`cross_attention_dim` is 1099511627776, more than 65536",
+        ),
+        (
+            json!({"transformer_layers_per_block": [1, [1, 65], 1]}),
+            "`transformer_layers_per_block` is 65, more than 64",
+        ),
+        (
+            json!({"addition_time_embed_dim": u64::MAX}),
+            "`addition_time_embed_dim` is 18446744073709551615, more than 65536",
+        ),
         (
             json!({"down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"]}),
             "`down_block_types` is AttnDownBlock2D, but only DownBlock2D or CrossAttnDownBlock2D is supported",

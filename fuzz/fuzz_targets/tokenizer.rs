@@ -1,0 +1,7 @@
+//! The files of a tokenizer, and a prompt.
+
+#![no_main]
+
+pyrograph_fuzz::fuzz_numbers!();
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pyrograph_fuzz::tokenizer(bytes));
