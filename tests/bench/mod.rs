@@ -156,8 +156,7 @@ fn pictures() {
     pyrograph::allocator::keep_freed_memory();
     // Kept, for PyTorch to read the same files.
     let folder = tempfile::tempdir().unwrap().keep();
-    let transform =
-        Transform { side: Side::try_from(512_usize).unwrap(), interpolation: Interpolation::Bilinear };
+    let transform = Transform::new(Side::try_from(512_usize).unwrap(), Interpolation::Bilinear);
     for name in ["picture.png", "picture.jpg"] {
         let path = folder.join(name);
         picture().save(&path).unwrap();

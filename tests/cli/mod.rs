@@ -14,6 +14,7 @@ mod bad_settings;
 mod bench;
 mod cache;
 mod checkpoints;
+mod data;
 mod eval;
 mod from_png;
 mod generate;

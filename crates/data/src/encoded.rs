@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use image::RgbImage;
+
 use crate::cache::{Blob, Cache, CacheKey};
 use crate::decode::EncodedPicture;
 use crate::error::DataError;
+use crate::picture::{rgb_to_signed, rgb_to_unit};
 use crate::source::Sample;
-use crate::transform::{Geometry, Transform};
+use crate::transform::{Geometry, Transform, Turn, made_hint};
 
 /// Where that which one encoder makes of target images is kept.
 #[derive(Debug, Clone)]
@@ -20,7 +23,7 @@ pub struct EncodedImages {
 pub struct LoadedSample {
     /// The target image.
     pub target: Target,
-    /// The conditioning image in [0, 1], `[3, side, side]`.
+    /// The conditioning image in [0, 1], or -1 where it is to be painted; `[3, side, side]`.
     pub hint_unit: Vec<f32>,
     /// How both came to their size.
     pub geometry: Geometry,
@@ -50,7 +53,7 @@ impl EncodedImages {
     /// The key of an image: its file's bytes, what makes pixels of them, and the encoder.
     fn key(&self, image: &EncodedPicture<'_>, transform: Transform) -> CacheKey {
         // A transform that draws (a random crop, a flip) has to put its draw here.
-        let Transform { side, interpolation } = transform;
+        let Transform { side, interpolation, hint: _ } = transform;
         let transform = format!("resize and centre crop, {} px, {}", side.get(), interpolation.name());
         CacheKey::new("image", &[image.bytes(), transform.as_bytes(), &self.encoder])
     }
@@ -65,8 +68,9 @@ impl Transform {
         &self,
         sample: &Sample,
         encoded: Option<&EncodedImages>,
+        turn: Turn,
     ) -> Result<LoadedSample, DataError> {
-        self.target_and_hint(sample, encoded)
+        self.target_and_hint(sample, encoded, turn)
             .map_err(|error| DataError::Row { at: sample.origin.clone(), source: Box::new(error) })
     }
 
@@ -74,27 +78,30 @@ impl Transform {
         &self,
         sample: &Sample,
         encoded: Option<&EncodedImages>,
+        turn: Turn,
     ) -> Result<LoadedSample, DataError> {
         let file = EncodedPicture::read(&sample.image)?;
         let key = encoded.map(|encoded| encoded.key(&file, *self));
-        if let Some(blob) = encoded.zip(key).and_then(|(encoded, key)| encoded.cache.get(&key)) {
+        let known = encoded.zip(key).and_then(|(encoded, key)| encoded.cache.get(&key));
+        let pixels = |image: &RgbImage| Target::Pixels { image_signed: rgb_to_signed(image), key };
+        if let Some(maker) = self.hint {
+            let image = file.decode()?;
+            let geometry = self.geometry_of(image.dimensions())?;
+            let image = self.framed(geometry, &image);
+            let target = known.map_or_else(|| pixels(&image), Target::Encoded);
+            return Ok(LoadedSample { target, hint_unit: made_hint(maker, &image, sample, turn), geometry });
+        }
+        let (target, hint, geometry) = if let Some(blob) = known {
             let hint = sample.hint.decode_rgb8()?;
             let geometry = self.geometry(file.dimensions()?, hint.dimensions())?;
-            return Ok(LoadedSample {
-                target: Target::Encoded(blob),
-                hint_unit: self.hint_unit(geometry, &hint),
-                geometry,
-            });
-        }
-        let image = file.decode()?;
-        let hint = sample.hint.decode_rgb8()?;
-        let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
-        let image_signed = self.image_signed(geometry, &image);
-        Ok(LoadedSample {
-            target: Target::Pixels { image_signed, key },
-            hint_unit: self.hint_unit(geometry, &hint),
-            geometry,
-        })
+            (Target::Encoded(blob), hint, geometry)
+        } else {
+            let image = file.decode()?;
+            let hint = sample.hint.decode_rgb8()?;
+            let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
+            (pixels(&self.framed(geometry, &image)), hint, geometry)
+        };
+        Ok(LoadedSample { target, hint_unit: rgb_to_unit(&self.framed(geometry, &hint)), geometry })
     }
 }
 
@@ -110,11 +117,13 @@ mod tests {
     use crate::circles::{Circles, generate_circles};
     use crate::colors::Palette;
     use crate::content::Content;
+    use crate::hints::HintMaker;
     use crate::resize::Interpolation;
     use crate::source::{Columns, Dataset};
     use crate::transform::Side;
 
     const ENCODER: [u8; 32] = [7; 32];
+    const TURN: Turn = Turn { seed: 0, epoch: 0 };
 
     fn samples() -> (TempDir, Vec<Sample>) {
         let dir = tempfile::tempdir().unwrap();
@@ -126,12 +135,12 @@ mod tests {
     }
 
     fn transform(side: usize, interpolation: Interpolation) -> Transform {
-        Transform { side: Side::try_from(side).unwrap(), interpolation }
+        Transform::new(Side::try_from(side).unwrap(), interpolation)
     }
 
     /// Keeps an encoding of a sample's image.
     fn keep(encoded: &EncodedImages, transform: Transform, sample: &Sample) -> Arc<Blob> {
-        let loaded = transform.load_unless_encoded(sample, Some(encoded)).unwrap();
+        let loaded = transform.load_unless_encoded(sample, Some(encoded), TURN).unwrap();
         let Target::Pixels { key: Some(key), image_signed } = loaded.target else { panic!("it is there") };
         encoded.cache.get_or_compute(key, || Blob::new(vec![1], vec![image_signed.iter().sum()]))
     }
@@ -143,7 +152,7 @@ mod tests {
         let usual = transform(16, Interpolation::Bilinear);
         let blob = keep(&encoded, usual, &samples[0]);
         let find = |transform: Transform, encoded: &EncodedImages, sample| match transform
-            .load_unless_encoded(sample, Some(encoded))
+            .load_unless_encoded(sample, Some(encoded), TURN)
             .unwrap()
             .target
         {
@@ -166,6 +175,31 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_that_is_made_is_made_of_the_cut_image_and_is_the_same_with_and_without_an_encoding() {
+        let (_dir, samples) = samples();
+        // Not square, so that it is cut; the file of the hint is not looked at.
+        let wide =
+            RgbImage::from_fn(40, 24, |x, y| image::Rgb([x * 6, y * 9, 0].map(|v| v.to_le_bytes()[0])));
+        wide.save(samples[0].image.file().unwrap()).unwrap();
+        fs::remove_file(samples[0].hint.file().unwrap()).unwrap();
+        for maker in ["grey", "inpaint", "tile:2..8"] {
+            let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
+            let maker: HintMaker = maker.parse().unwrap();
+            let transform = Transform { hint: Some(maker), ..transform(16, Interpolation::Bilinear) };
+            let geometry = transform.geometry_of((40, 24)).unwrap();
+            let cut = transform.framed(geometry, &wide);
+            let expected = made_hint(maker, &cut, &samples[0], TURN);
+            assert_eq!(transform.load(&samples[0], TURN).unwrap().hint_unit, expected);
+            let load = || transform.load_unless_encoded(&samples[0], Some(&encoded), TURN).unwrap();
+            assert_eq!(load().hint_unit, expected);
+            keep(&encoded, transform, &samples[0]);
+            let loaded = load();
+            assert!(matches!(loaded.target, Target::Encoded(_)));
+            assert_eq!((loaded.hint_unit, loaded.geometry), (expected, geometry));
+        }
+    }
+
+    #[test]
     fn the_hint_and_the_errors_are_the_same_with_and_without_an_encoding() {
         let (_dir, samples) = samples();
         let sample = &samples[0];
@@ -180,20 +214,20 @@ mod tests {
         };
         wide(&sample.image).unwrap();
         wide(&sample.hint).unwrap();
-        let pixels = transform.load(sample).unwrap();
-        let loaded = transform.load_unless_encoded(sample, Some(&encoded)).unwrap();
+        let pixels = transform.load(sample, TURN).unwrap();
+        let loaded = transform.load_unless_encoded(sample, Some(&encoded), TURN).unwrap();
         let Target::Pixels { image_signed, .. } = loaded.target else { panic!("nothing is kept yet") };
         assert_eq!((image_signed, loaded.hint_unit), (pixels.image_signed, pixels.hint_unit.clone()));
         keep(&encoded, transform, sample);
-        let loaded = transform.load_unless_encoded(sample, Some(&encoded)).unwrap();
+        let loaded = transform.load_unless_encoded(sample, Some(&encoded), TURN).unwrap();
         assert!(matches!(loaded.target, Target::Encoded(_)));
         assert_eq!(loaded.hint_unit, pixels.hint_unit);
 
         RgbImage::new(24, 24).save(sample.hint.file().unwrap()).unwrap();
         let message = |error: DataError| format!("{error:?}");
         assert_eq!(
-            message(transform.load_unless_encoded(sample, Some(&encoded)).unwrap_err()),
-            message(transform.load(sample).unwrap_err()),
+            message(transform.load_unless_encoded(sample, Some(&encoded), TURN).unwrap_err()),
+            message(transform.load(sample, TURN).unwrap_err()),
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::hints::HintMaker;
 use crate::order::Cursor;
 use crate::source::Origin;
 
@@ -225,6 +226,40 @@ pub enum DataError {
         /// The name given.
         name: String,
     },
+    /// The name of no [`HintMaker`](crate::HintMaker).
+    #[error("there is no hint `{name}`; hints are {}", HintMaker::FORMS.join(", "))]
+    UnknownHint {
+        /// The name given.
+        name: String,
+    },
+    /// A number of a hint is none, or too small or large.
+    #[error("`{name}` of `{text}` is a number or range from {min} to {max}, not `{given}`")]
+    HintNumber {
+        /// The hint as given.
+        text: String,
+        /// Which of its numbers.
+        name: &'static str,
+        /// The number as given.
+        given: String,
+        /// The least.
+        min: f64,
+        /// The most.
+        max: f64,
+    },
+    /// A hint is given more values than it has.
+    #[error("`{text}` has one value too many: `{given}`")]
+    HintArgument {
+        /// The hint as given.
+        text: String,
+        /// The first that is too many.
+        given: String,
+    },
+    /// The name of no [`MaskKind`](crate::MaskKind).
+    #[error("there is no mask `{name}`")]
+    UnknownMask {
+        /// The name given.
+        name: String,
+    },
     /// A hint too small to be cut to multiples of 8.
     #[error("`{}` is {width}x{height} px, expected at least 8x8", path.display())]
     HintTooSmall {
@@ -288,6 +323,12 @@ pub enum DataError {
     /// A loader's worker ended without a word.
     #[error("a loader worker stopped")]
     WorkerStopped,
+    /// A file that is to be written is there already.
+    #[error("`{}` is there already", path.display())]
+    OutputExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The folder to write a new data set to already holds something.
     #[error("`{}` already exists and is not an empty folder", path.display())]
     OutputNotEmpty {
@@ -356,6 +397,12 @@ impl DataError {
                  `.txt` captions"
             }
             Self::AmbiguousLayout { .. } => "keep one of them, or point to a folder that has only one",
+            Self::UnknownHint { name } => {
+                let names =
+                    HintMaker::FORMS.map(|form| form.split([':', '[']).next().unwrap_or(form).to_owned());
+                return near_name(name, &names).map(|near| format!("did you mean `{near}`?"));
+            }
+            Self::UnknownMask { .. } => "masks are any, rectangles, strokes and outpaint",
             Self::TooFewSamples { .. } => "lower `--max_train_samples` or leave it out",
             Self::InvalidJson { .. } => {
                 r#"a row looks like {"file_name": "images/0.png", "conditioning_image_file_name": "hints/0.png", "text": "a circle"}"#
@@ -377,6 +424,7 @@ impl DataError {
             }
             Self::Changed { .. } => "leave the files of a data set alone while they are trained on",
             Self::CursorOutOfRange { .. } => "resume with the data set and the batch size of the checkpoint",
+            Self::OutputExists { .. } => "give another name",
             Self::OutputNotEmpty { .. } => "give a folder that does not exist yet",
             _ => return None,
         };

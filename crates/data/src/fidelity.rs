@@ -13,7 +13,7 @@ use crate::colors::{Palette, distance};
 use crate::error::DataError;
 use crate::shapes::Scene;
 
-pub use edges::{EdgeFidelity, canny, edge_fidelity};
+pub use edges::{EdgeFidelity, edge_fidelity};
 pub use outline::{OutlineFidelity, enclosed, outline_fidelity};
 
 /// What a hint shows, and so by what a picture is judged.
@@ -199,6 +199,11 @@ fn eroded(mask: &[bool], width: usize, reach: usize) -> Vec<bool> {
     let is_inner =
         |x, y| around(y, height).all(|y| mask[y * width..][around(x, width)].iter().all(|&inside| inside));
     (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| is_inner(x, y)).collect()
+}
+
+/// The pixels of a mask and those within `reach` rows and columns of one.
+pub(crate) fn dilated(mask: &[bool], width: usize, reach: usize) -> Vec<bool> {
+    inverted(&eroded(&inverted(mask), width, reach))
 }
 
 fn inverted(mask: &[bool]) -> Vec<bool> {

@@ -10,7 +10,7 @@
 //! use pyrograph_data::{Columns, Cursor, Dataset, Interpolation, Loader, LoaderOptions, Side, Transform};
 //!
 //! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
-//! let transform = Transform { side: Side::try_from(512)?, interpolation: Interpolation::Bilinear };
+//! let transform = Transform::new(Side::try_from(512)?, Interpolation::Bilinear);
 //! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, encoded: None };
 //! let mut loader = Loader::new(dataset, &options, Cursor::default())?;
 //! let batch = loader.next_batch()?;
@@ -27,6 +27,7 @@ mod encoded;
 mod error;
 mod fidelity;
 mod grid;
+mod hints;
 mod loader;
 mod order;
 #[cfg(test)]
@@ -43,7 +44,8 @@ pub use image::RgbImage;
 
 pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
 pub use crate::transform::{
-    Geometry, HintPixels, PixelSample, Side, Transform, load_hint_for_inference, load_mask_for_inference,
+    Geometry, HintPixels, PixelSample, Side, Transform, Turn, load_hint_for_inference,
+    load_mask_for_inference,
 };
 pub use crate::{
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
@@ -54,10 +56,14 @@ pub use crate::{
     encoded::{EncodedImages, LoadedSample, Target},
     error::{DataError, PathFault},
     fidelity::{
-        ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, canny, colors_right, edge_fidelity, enclosed,
+        ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, colors_right, edge_fidelity, enclosed,
         intersection_over_union, mean_color, nearest_color, outline_fidelity, psnr, segment,
     },
     grid::grid,
+    hints::{
+        CannyThresholds, HintFolder, HintMaker, MadeHint, MaskKind, Span, canny, make_hint_file,
+        make_hint_folder,
+    },
     loader::{HostBatch, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},

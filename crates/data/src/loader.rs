@@ -13,7 +13,7 @@ use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::order::{BatchOrder, Cursor};
 use crate::source::Dataset;
-use crate::transform::{Geometry, Side, Transform};
+use crate::transform::{Geometry, Side, Transform, Turn};
 
 /// How batches are made.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub struct LoaderOptions {
 pub struct HostBatch {
     /// Target images, or what was encoded from them.
     pub targets: Vec<Target>,
-    /// Hints in [0, 1], `[batch, 3, side, side]`.
+    /// Hints in [0, 1], or -1 where they are to be painted; `[batch, 3, side, side]`.
     pub hint_unit: Vec<f32>,
     /// How each image came to its size.
     pub geometries: Vec<Geometry>,
@@ -233,12 +233,13 @@ impl BatchMaker {
             side,
             cursor_after: self.order.after(cursor),
         };
+        let turn = Turn { seed: self.order.seed(), epoch: cursor.epoch };
         for &index in &batch.samples {
             if self.is_stopped.load(Ordering::Relaxed) {
                 return Err(DataError::WorkerStopped);
             }
             let sample = &self.dataset.samples()[index];
-            let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref())?;
+            let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref(), turn)?;
             batch.targets.push(loaded.target);
             batch.hint_unit.extend(loaded.hint_unit);
             batch.geometries.push(loaded.geometry);
@@ -277,7 +278,7 @@ mod tests {
             batch_size: NonZeroUsize::new(3).unwrap(),
             workers,
             prefetch: 2,
-            transform: Transform { side: Side::try_from(8).unwrap(), interpolation: Interpolation::Bilinear },
+            transform: Transform::new(Side::try_from(8).unwrap(), Interpolation::Bilinear),
             encoded: None,
         }
     }

@@ -42,6 +42,10 @@ impl BatchOrder {
         Self { seed, n_samples, batch_size, current: None }
     }
 
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The number of batches in an epoch, the partial one included.
     #[must_use]
     pub fn batches_per_epoch(&self) -> usize {

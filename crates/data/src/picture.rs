@@ -30,6 +30,12 @@ fn planes(image: &RgbImage, number: impl Fn(f32) -> f32) -> Vec<f32> {
     planes
 }
 
+/// The lightness of a pixel: Pillow's `convert("L")`, Rec. 601 in 16 bits.
+#[expect(clippy::cast_possible_truncation, reason = "weights add up to 2^16, so the sum of bytes is one")]
+pub(crate) fn luma([red, green, blue]: [u8; 3]) -> u8 {
+    ((19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 0x8000) >> 16) as u8
+}
+
 /// The image of `[3, height, width]` numbers in [0, 1]; numbers outside are clamped, halves rounded to even.
 ///
 /// # Errors

@@ -31,6 +31,10 @@ pub enum Purpose {
     Timestep,
     /// Whether a hint is dropped.
     HintDropout,
+    /// What is drawn of a hint that is made: thresholds, holes.
+    Hint,
+    /// Where a picture is cut, and whether it is mirrored.
+    Geometry,
     /// The first weights of a new model.
     Weights,
     /// The starting noise of a validation image.
@@ -56,6 +60,8 @@ impl Purpose {
             Self::NoiseOffset => "noise offset",
             Self::Timestep => "timestep",
             Self::HintDropout => "hint dropout",
+            Self::Hint => "hint",
+            Self::Geometry => "geometry",
             Self::Weights => "weights",
             Self::Validation => "validation",
             Self::Evaluation => "evaluation",

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use image::RgbImage;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{MAX_IMAGE_SIDE, decode_rgb8};
 use crate::error::DataError;
-use crate::picture::{rgb_to_signed, rgb_to_unit};
+use crate::hints::HintMaker;
+use crate::picture::{luma, rgb_to_signed, rgb_to_unit};
+use crate::random::{self, Purpose};
 use crate::resize::{Interpolation, Window, resize, resize_and_crop};
 use crate::source::Sample;
 
@@ -108,13 +111,30 @@ fn half_to_even(length: u32) -> u32 {
     if length % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
 }
 
-/// From a pair of files to the numbers that the networks take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// From a pair of files, or from a file alone, to the numbers that the networks take.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Transform {
     /// Width and height of the result (`resolution`).
     pub side: Side,
     /// The filter of the resize.
     pub interpolation: Interpolation,
+    /// How the hint is made of the image, once that has its size; else it is read.
+    pub hint: Option<HintMaker>,
+}
+
+/// The time at which a sample is seen: with its id it decides what a [`Transform`] draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// The run's seed.
+    pub seed: u64,
+    /// Passes over the data set before.
+    pub epoch: u64,
+}
+
+impl Turn {
+    fn rng(self, id: &str, purpose: Purpose) -> ChaCha8Rng {
+        random::rng(self.seed, self.epoch, id, purpose)
+    }
 }
 
 /// The pixels of a sample, each `[3, side, side]`.
@@ -122,23 +142,34 @@ pub struct Transform {
 pub struct PixelSample {
     /// The target image in [-1, 1].
     pub image_signed: Vec<f32>,
-    /// The conditioning image in [0, 1].
+    /// The conditioning image in [0, 1]; -1 where it is to be painted.
     pub hint_unit: Vec<f32>,
     /// Width and height of both.
     pub side: Side,
 }
 
 impl Transform {
+    /// Reads the hint, and resizes both to `side`.
+    #[must_use]
+    pub fn new(side: Side, interpolation: Interpolation) -> Self {
+        Self { side, interpolation, hint: None }
+    }
+
     /// Decodes and transforms both images of a sample.
     ///
     /// # Errors
     /// [`DataError::Row`], with what [`decode_rgb8`] and [`Self::apply`] fail with as its source.
-    pub fn load(&self, sample: &Sample) -> Result<PixelSample, DataError> {
-        sample
-            .image
-            .decode_rgb8()
-            .and_then(|image| self.apply(&image, &sample.hint.decode_rgb8()?))
+    pub fn load(&self, sample: &Sample, turn: Turn) -> Result<PixelSample, DataError> {
+        self.pixels(sample, turn)
             .map_err(|error| DataError::Row { at: sample.origin.clone(), source: Box::new(error) })
+    }
+
+    fn pixels(&self, sample: &Sample, turn: Turn) -> Result<PixelSample, DataError> {
+        let image = sample.image.decode_rgb8()?;
+        let Some(maker) = self.hint else { return self.apply(&image, &sample.hint.decode_rgb8()?) };
+        let image = self.framed(self.geometry_of(image.dimensions())?, &image);
+        let hint_unit = made_hint(maker, &image, sample, turn);
+        Ok(PixelSample { image_signed: rgb_to_signed(&image), hint_unit, side: self.side })
     }
 
     /// Gives both images the geometry of the first. A hint of another size is resized straight to where its
@@ -149,8 +180,8 @@ impl Transform {
     pub fn apply(&self, image: &RgbImage, hint: &RgbImage) -> Result<PixelSample, DataError> {
         let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
         Ok(PixelSample {
-            image_signed: self.image_signed(geometry, image),
-            hint_unit: self.hint_unit(geometry, hint),
+            image_signed: rgb_to_signed(&self.framed(geometry, image)),
+            hint_unit: rgb_to_unit(&self.framed(geometry, hint)),
             side: self.side,
         })
     }
@@ -161,16 +192,22 @@ impl Transform {
         if (aspect(image) / aspect(hint) - 1.0).abs() > MAX_ASPECT_DIFFERENCE {
             return Err(DataError::AspectMismatch { image, hint });
         }
+        self.geometry_of(image)
+    }
+
+    /// The geometry of an image alone.
+    pub(crate) fn geometry_of(&self, image: (u32, u32)) -> Result<Geometry, DataError> {
         Geometry::new(image.0, image.1, self.side)
     }
 
-    pub(crate) fn image_signed(&self, geometry: Geometry, image: &RgbImage) -> Vec<f32> {
-        rgb_to_signed(&geometry.apply(image, self.interpolation))
+    pub(crate) fn framed(&self, geometry: Geometry, image: &RgbImage) -> RgbImage {
+        geometry.apply(image, self.interpolation)
     }
+}
 
-    pub(crate) fn hint_unit(&self, geometry: Geometry, hint: &RgbImage) -> Vec<f32> {
-        rgb_to_unit(&geometry.apply(hint, self.interpolation))
-    }
+/// The hint of an image that has its size.
+pub(crate) fn made_hint(maker: HintMaker, image: &RgbImage, sample: &Sample, turn: Turn) -> Vec<f32> {
+    maker.make(image, &mut turn.rng(&sample.id, Purpose::Hint)).to_unit()
 }
 
 /// A conditioning image for inference.
@@ -226,12 +263,7 @@ pub fn load_hint_for_inference(path: &Path, size: Option<(Side, Side)>) -> Resul
 pub fn load_mask_for_inference(path: &Path, size: (Side, Side)) -> Result<Vec<f32>, DataError> {
     let (width, height) = (size.0.pixels(), size.1.pixels());
     let image = resize(&decode_rgb8(path)?, width, height, Interpolation::Lanczos);
-    let luma = |[red, green, blue]: [u8; 3]| {
-        (19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 0x8000) >> 16
-    };
-    #[expect(clippy::cast_precision_loss, reason = "a byte")]
-    let unit = |level: u32| level as f32 / 255.0;
-    Ok(image.pixels().map(|pixel| unit(luma(pixel.0))).collect())
+    Ok(image.pixels().map(|pixel| f32::from(luma(pixel.0)) / 255.0).collect())
 }
 
 #[cfg(test)]
@@ -283,7 +315,7 @@ mod tests {
     #[test]
     fn image_is_signed_and_hint_is_unit() {
         let image = RgbImage::from_pixel(8, 8, Rgb([0, 255, 51]));
-        let transform = Transform { side: side(8), interpolation: Interpolation::Bilinear };
+        let transform = Transform::new(side(8), Interpolation::Bilinear);
         let pixels = transform.apply(&image, &image).unwrap();
         assert_eq!(pixels.image_signed.len(), 3 * 64);
         assert_eq!([0, 64, 128].map(|at| pixels.image_signed[at]), [-1.0, 1.0, -0.6]);
@@ -299,7 +331,7 @@ mod tests {
                 Rgb([if is_inside { 255 } else { 0 }; 3])
             })
         };
-        let transform = Transform { side: side(32), interpolation: Interpolation::Box };
+        let transform = Transform::new(side(32), Interpolation::Box);
         let pixels = transform.apply(&square(1), &square(2)).unwrap();
         for (signed, unit) in pixels.image_signed.iter().zip(&pixels.hint_unit) {
             assert!((signed - (unit * 2.0 - 1.0)).abs() < 1e-6);
@@ -308,7 +340,7 @@ mod tests {
 
     #[test]
     fn hint_of_another_shape_is_refused_with_both_sizes() {
-        let transform = Transform { side: side(8), interpolation: Interpolation::Bilinear };
+        let transform = Transform::new(side(8), Interpolation::Bilinear);
         let error = transform.apply(&RgbImage::new(100, 80), &RgbImage::new(80, 100)).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("100x80") && message.contains("80x100"), "{message}");

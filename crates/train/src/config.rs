@@ -6,7 +6,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
-use pyrograph_data::Interpolation;
+use pyrograph_data::{HintMaker, Interpolation};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
@@ -104,6 +104,9 @@ pub struct DataSection {
     pub conditioning_image_column: String,
     /// The column of captions. Default: `text`.
     pub caption_column: String,
+    /// How hints are made of the target images, as in `canny:100,200`; no conditioning image is looked for then. Left out:
+    /// they are read.
+    pub hint: Option<HintMaker>,
     /// Train on so many samples, drawn by the seed. Left out: all.
     pub max_train_samples: Option<NonZeroUsize>,
     /// Width and height of the training images in pixels, a multiple of 8. Default: 512.
@@ -133,6 +136,7 @@ impl Default for DataSection {
             image_column: "image".to_owned(),
             conditioning_image_column: "conditioning_image".to_owned(),
             caption_column: "text".to_owned(),
+            hint: None,
             max_train_samples: None,
             resolution: 512,
             image_interpolation_mode: None,

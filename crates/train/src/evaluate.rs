@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Transform};
+use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Transform, Turn};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
@@ -130,7 +130,10 @@ impl Evaluator {
         let samples = &self.set.samples;
         let batch_size = self.batch_size.min(samples.len() - first);
         let places = with_successor(first, batch_size, samples.len());
-        let load = |&place: &usize| self.transform.load_unless_encoded(&samples[place], encoder.images());
+        // The same at each evaluation.
+        let turn = Turn { seed: self.seed, epoch: 0 };
+        let load =
+            |&place: &usize| self.transform.load_unless_encoded(&samples[place], encoder.images(), turn);
         let loaded: Vec<LoadedSample> =
             places.iter().map(load).collect::<Result<_, _>>().map_err(TrainError::Data)?;
         let geometries: Vec<Geometry> = loaded.iter().map(|loaded| loaded.geometry).collect();

@@ -8,8 +8,8 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
-    Dataset, EdgeFidelity, HintKind, Interpolation, OutlineFidelity, PixelSample, RgbImage, Sample, Side,
-    Transform, edge_fidelity, grid, outline_fidelity, rgb_from_unit,
+    Dataset, EdgeFidelity, HintKind, HintMaker, Interpolation, OutlineFidelity, PixelSample, RgbImage,
+    Sample, Side, Transform, Turn, edge_fidelity, grid, outline_fidelity, rgb_from_unit,
 };
 use pyrograph_pipeline::{Bundle, Control, Request, SamplerKind, generate, standard_normal};
 use pyrograph_unet::ControlNet;
@@ -41,6 +41,8 @@ pub struct FidelityOptions {
     pub seed: u64,
     /// Width and height of the pictures.
     pub side: Side,
+    /// How the hints are made of the targets; else they are read.
+    pub hint: Option<HintMaker>,
 }
 
 /// How well the pictures of some samples keep to their hints.
@@ -112,7 +114,7 @@ pub fn measure_fidelity(
     };
     tell(n_drawn)?;
     for batch in samples.chunks(options.batch_size.get()) {
-        let pixels = load(batch, options.side)?;
+        let pixels = load(batch, options)?;
         let pictures = draw(bundle, &controlnet, batch, &pixels, options, device)?;
         for (pixels, drawn) in pixels.iter().zip(pictures) {
             let hint = picture(&pixels.hint_unit, options.side)?;
@@ -129,9 +131,15 @@ pub fn measure_fidelity(
     Ok(Fidelity { n_samples, scores: scores.means(), grid: grid(&grid_rows) })
 }
 
-fn load(samples: &[Sample], side: Side) -> Result<Vec<PixelSample>, TrainError> {
-    let transform = Transform { side, interpolation: Interpolation::default() };
-    samples.iter().map(|sample| transform.load(sample)).collect::<Result<_, _>>().map_err(TrainError::Data)
+fn load(samples: &[Sample], options: &FidelityOptions) -> Result<Vec<PixelSample>, TrainError> {
+    let transform =
+        Transform { hint: options.hint, ..Transform::new(options.side, Interpolation::default()) };
+    let turn = Turn { seed: options.seed, epoch: 0 };
+    samples
+        .iter()
+        .map(|sample| transform.load(sample, turn))
+        .collect::<Result<_, _>>()
+        .map_err(TrainError::Data)
 }
 
 /// A picture for each sample.

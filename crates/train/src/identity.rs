@@ -43,6 +43,7 @@ impl Identity {
     /// What is known before the base model is loaded.
     pub(crate) fn new(plan: &TrainPlan, dataset: &Dataset) -> Self {
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
+        let hint = plan.data.transform.hint.map(|maker| maker.to_string());
         let settings = [
             ("seed", plan.seed.to_string()),
             ("train_batch_size", plan.data.batch_size.to_string()),
@@ -50,6 +51,7 @@ impl Identity {
             ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
             ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
             ("sd_locked", plan.model.sd_locked.to_string()),
+            ("hint", hint.unwrap_or_else(|| "read from files".to_owned())),
             ("resolution", plan.data.transform.side.get().to_string()),
             ("data set", hexadecimal(&dataset.fingerprint())),
             ("number of samples", dataset.samples().len().to_string()),

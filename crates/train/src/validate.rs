@@ -11,7 +11,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
-    HintPixels, RgbImage, Sample, Transform, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
+    HintPixels, RgbImage, Sample, Transform, Turn, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
 };
 use pyrograph_pipeline::{
     Bundle, Control, GivenEmbeddings, NoNegative, Request, generate_with, standard_normal,
@@ -41,8 +41,8 @@ impl Row {
         Ok(Self { prompt: pair.prompt.clone(), hint, target: None })
     }
 
-    fn of_sample(sample: &Sample, transform: Transform) -> Result<Self, TrainError> {
-        let pixels = transform.load(sample).map_err(TrainError::Data)?;
+    fn of_sample(sample: &Sample, transform: Transform, turn: Turn) -> Result<Self, TrainError> {
+        let pixels = transform.load(sample, turn).map_err(TrainError::Data)?;
         let side = transform.side.pixels();
         let target_unit: Vec<f32> = pixels.image_signed.iter().map(|value| value / 2.0 + 0.5).collect();
         Ok(Self {
@@ -77,7 +77,10 @@ impl Validator {
         let validation = plan.validation.clone();
         let rows = if validation.pairs.is_empty() {
             let samples = samples.iter().take(validation.n_samples);
-            samples.map(|sample| Row::of_sample(sample, plan.data.transform)).collect::<Result<_, _>>()?
+            let turn = Turn { seed: plan.seed, epoch: 0 };
+            samples
+                .map(|sample| Row::of_sample(sample, plan.data.transform, turn))
+                .collect::<Result<_, _>>()?
         } else {
             validation.pairs.iter().map(Row::of_pair).collect::<Result<_, _>>()?
         };

@@ -10,9 +10,9 @@ use clap::Args;
 use pyrograph_data::Side;
 use pyrograph_train::TrainConfig;
 
+use super::data::side;
 use super::memory::MemoryArgs;
 use super::optimizer::OptimizerArgs;
-use super::small::side;
 
 const AFTER_HELP: &str = "\
 It trains on drawn circles, in a folder that is deleted afterwards. The first step, which also encodes and compiles, is told

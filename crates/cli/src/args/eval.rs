@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-use pyrograph_data::HintKind;
+use pyrograph_data::{HintKind, HintMaker};
 use pyrograph_pipeline::SamplerKind;
 
 use super::choice::choice;
@@ -36,6 +36,9 @@ pub(crate) struct EvalArgs {
     /// What the hints show: the outline of one figure, or Canny's edges.
     #[arg(long, default_value = "outline", value_parser = choice::<HintKind>(HintKind::ALL.map(HintKind::name)))]
     pub(crate) kind: HintKind,
+    /// Make the hints of the target pictures, as in `train`, instead of reading them.
+    #[arg(long, value_name = "HINT")]
+    pub(crate) hint: Option<HintMaker>,
     /// Pictures to draw: for the first samples, or for all if there are fewer.
     #[arg(long, value_name = "N", default_value = "200")]
     pub(crate) num_samples: NonZeroUsize,

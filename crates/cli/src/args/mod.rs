@@ -2,6 +2,7 @@
 
 mod bench;
 mod choice;
+mod data;
 mod ema;
 mod eval;
 mod generate;
@@ -20,14 +21,14 @@ use std::ffi::OsString;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, BenchModel};
+pub(crate) use data::{CirclesArgs, DataArgs, DataCommand, HintArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{CanvasArgs, ControlArgs, FileArgs, GenerateArgs, PromptArgs};
 pub(crate) use origin::Origin;
 pub(crate) use plan::PlanArgs;
 pub(crate) use reference::{Limit, UsageError};
 pub(crate) use small::{
-    CheckpointArgs, CheckpointCommand, DataArgs, DataCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset,
-    ReplayArgs,
+    CheckpointArgs, CheckpointCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset, ReplayArgs,
 };
 pub(crate) use train::TrainArgs;
 

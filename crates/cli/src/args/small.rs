@@ -4,7 +4,6 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pyrograph_data::{Palette, Side};
 
 /// Say what a model file or folder is.
 ///
@@ -110,60 +109,4 @@ pub(crate) struct DemoArgs {
     /// Train on black hints, to see that the hint is what teaches.
     #[arg(long, hide_short_help = true)]
     pub(crate) withhold_hint: bool,
-}
-
-/// Make data sets.
-#[derive(Debug, Args)]
-pub(crate) struct DataArgs {
-    #[command(subcommand)]
-    pub(crate) command: DataCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DataCommand {
-    Circles(CirclesArgs),
-}
-
-/// Draw the fill50k task: from the outline of a circle to a filled circle on a coloured background.
-///
-/// Captions name the colours, as in "pale golden rod circle with old lace background" or, of the palette of distinct
-/// colours, "red circle with navy background".
-#[derive(Debug, Args)]
-pub(crate) struct CirclesArgs {
-    /// The number of samples.
-    #[arg(long, default_value = "1000", value_name = "N")]
-    pub(crate) count: NonZeroUsize,
-    /// Width and height of the pictures in pixels, a multiple of 8.
-    #[arg(long, default_value = "512", value_name = "PIXELS", value_parser = side)]
-    pub(crate) size: Side,
-    /// The colours.
-    #[arg(long, value_enum, default_value_t = Colors::Css)]
-    pub(crate) palette: Colors,
-    /// Draws the circles; equal seeds give equal files.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// The folder to write; it must not exist yet or be empty.
-    pub(crate) out: PathBuf,
-}
-
-/// The colours of `data circles`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Colors {
-    /// All 140 of CSS, as in fill50k; many are neighbours.
-    Css,
-    /// 20 that nobody confuses.
-    Distinct,
-}
-
-impl From<Colors> for Palette {
-    fn from(colors: Colors) -> Self {
-        match colors {
-            Colors::Css => Self::Css,
-            Colors::Distinct => Self::Distinct,
-        }
-    }
-}
-
-pub(super) fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Side::try_from(text.parse::<usize>()?)?)
 }

@@ -6,7 +6,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::Args;
-use pyrograph_data::Interpolation;
+use pyrograph_data::{HintMaker, Interpolation};
 use pyrograph_train::{
     Bytes, CacheKind, Knob, LrScheduler, PlanError, ReportSection, StepRules, TrainConfig,
 };
@@ -118,6 +118,10 @@ struct DataArgs {
     /// The column of captions, each a string or a list of strings [default: text].
     #[arg(long, value_name = "NAME")]
     caption_column: Option<String>,
+    /// Make the hints of the target images, such as canny or tile:2..8, instead of reading them: a folder of images with
+    /// captions is enough then. `pyrograph data hint --help` lists them [default: hints are read].
+    #[arg(long, value_name = "HINT")]
+    hint: Option<HintMaker>,
     /// Train on so many samples, drawn by the seed [default: all].
     #[arg(long, value_name = "N")]
     max_train_samples: Option<NonZeroUsize>,
@@ -349,6 +353,7 @@ impl DataArgs {
         set(&mut data.image_column, &self.image_column);
         set(&mut data.conditioning_image_column, &self.conditioning_image_column);
         set(&mut data.caption_column, &self.caption_column);
+        set_some(&mut data.hint, &self.hint);
         set_some(&mut data.max_train_samples, &self.max_train_samples);
         set(&mut data.resolution, &self.resolution);
         set_some(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
@@ -470,6 +475,7 @@ mod tests {
     #[test]
     fn no_flag_leaves_every_setting_of_a_preset() {
         let mut full = TrainConfig::default();
+        full.data.hint = Some("tile:2..8".parse().unwrap());
         full.data.resolution = 64;
         full.data.image_interpolation_mode = Some(Interpolation::Lanczos);
         full.data.crops_coords_top_left_w = Some(3);

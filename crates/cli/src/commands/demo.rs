@@ -197,6 +197,7 @@ impl Exam {
             sampler: SamplerKind::Ddim,
             seed: plan.seed,
             side: plan.data.transform.side,
+            hint: None,
         };
         let (bundle, controlnet) = (trainer.bundle(), trainer.result());
         let mut on_progress = |_, _| match self.stop.is_requested() {

@@ -19,7 +19,9 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
         check_folder(grid)?;
     }
     let side = args.resolution.map(Side::try_from).transpose()?;
-    let dataset = Dataset::open(&args.data, &Columns::default())?;
+    let columns = Columns::default();
+    let columns = if args.hint.is_some() { Columns { hint: None, ..columns } } else { columns };
+    let dataset = Dataset::open(&args.data, &columns)?;
     let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
     let bundle = Bundle::open(
         &args.base,
@@ -37,6 +39,7 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
         sampler: args.scheduler,
         seed: args.seed,
         side: side.map_or_else(|| trained_side(&bundle), Ok)?,
+        hint: args.hint,
     };
     let mut bar = progress::pictures(output);
     let mut on_progress = |n_drawn, n_pictures| {

@@ -24,7 +24,7 @@ use crate::random::{self, Purpose};
 pub struct Sample {
     /// The target image.
     pub image: Content,
-    /// The conditioning image.
+    /// The conditioning image, or the target image if hints are made of it.
     pub hint: Content,
     /// At least one caption; one is drawn per step.
     pub captions: Vec<String>,
@@ -69,15 +69,26 @@ impl fmt::Display for Origin {
 pub struct Columns {
     /// Target images: `--image_column`.
     pub image: String,
-    /// Conditioning images: `--conditioning_image_column`.
-    pub hint: String,
+    /// Conditioning images: `--conditioning_image_column`. `None` if hints are made, and then none is looked for.
+    pub hint: Option<String>,
     /// Captions: `--caption_column`.
     pub caption: String,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        Self { image: "image".to_owned(), hint: "conditioning_image".to_owned(), caption: "text".to_owned() }
+        Self {
+            image: "image".to_owned(),
+            hint: Some("conditioning_image".to_owned()),
+            caption: "text".to_owned(),
+        }
+    }
+}
+
+impl Columns {
+    /// The column that hints are read from or made of.
+    pub(crate) fn hint_or_image(&self) -> &str {
+        self.hint.as_deref().unwrap_or(&self.image)
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/images/0.jpg   DIR/images/0.txt   DIR/conditioning_images/0.png
 //! ```
+//! If hints are made of the images, a folder of images with captions is enough: `DIR/images`, or `DIR` itself.
 //! Each non-empty line of a caption file is one caption. Column names other than the defaults are taken as the
 //! folders' names.
 
@@ -31,12 +32,30 @@ pub(super) fn find(dir: &Path, columns: &Columns) -> Result<Option<Folders>, Dat
     let defaults = Columns::default();
     for root in [dir.to_owned(), dir.join("train")] {
         let images = find_folder(&root, &columns.image, &defaults.image, &IMAGE_FOLDERS)?;
-        let hints = find_folder(&root, &columns.hint, &defaults.hint, &HINT_FOLDERS)?;
+        let hints = match &columns.hint {
+            Some(column) => find_folder(&root, column, defaults.hint_or_image(), &HINT_FOLDERS)?,
+            // Hints are made of the images.
+            None => images.clone(),
+        };
         if let (Some(images), Some(hints)) = (images, hints) {
             return Ok(Some(Folders { root, images, hints }));
         }
+        if columns.hint.is_none() && has_captioned_image(&root) {
+            let itself = || ".".to_owned();
+            return Ok(Some(Folders { root, images: itself(), hints: itself() }));
+        }
     }
     Ok(None)
+}
+
+fn has_captioned_image(folder: &Path) -> bool {
+    let images = files_by_stem(folder).unwrap_or_default();
+    images.keys().any(|stem| folder.join(format!("{stem}.txt")).is_file())
+}
+
+/// The path of a file in one of the folders.
+fn path_in(folder: &str, name: &str) -> String {
+    if folder == "." { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 fn find_folder(
@@ -80,12 +99,12 @@ pub(super) fn read(folders: &Folders) -> Result<Vec<Sample>, DataError> {
         .map(|(index, ((stem, image), hint))| {
             let origin = Origin { file: Arc::clone(&folder), row: index + 1 };
             let in_row = |error| DataError::Row { at: origin.clone(), source: Box::new(error) };
-            let id = format!("{}/{image}", folders.images);
+            let id = path_in(&folders.images, image);
             Ok(Sample {
                 image: root.file(&id).map_err(in_row)?.into(),
-                hint: root.file(&format!("{}/{hint}", folders.hints)).map_err(in_row)?.into(),
+                hint: root.file(&path_in(&folders.hints, hint)).map_err(in_row)?.into(),
                 captions: root
-                    .file(&format!("{}/{stem}.txt", folders.images))
+                    .file(&path_in(&folders.images, &format!("{stem}.txt")))
                     .and_then(|file| captions(&file))
                     .map_err(in_row)?,
                 id,

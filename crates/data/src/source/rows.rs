@@ -52,13 +52,13 @@ fn sample(row: &Row, at: &Origin, columns: &Columns, root: &Root) -> Result<Samp
     };
     // All three are looked up first: a wrong flag is a clearer message than what it leads to.
     let image = column("image_column", &columns.image)?;
-    let hint = column("conditioning_image_column", &columns.hint)?;
+    let hint = column("conditioning_image_column", columns.hint_or_image())?;
     let caption = column("caption_column", &columns.caption)?;
 
     let id = path(image, &columns.image)?.to_owned();
     Ok(Sample {
         image: root.file(&id)?.into(),
-        hint: root.file(path(hint, &columns.hint)?)?.into(),
+        hint: root.file(path(hint, columns.hint_or_image())?)?.into(),
         captions: captions(caption, &columns.caption)?,
         id,
         origin: at.clone(),

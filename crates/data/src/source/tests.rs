@@ -85,13 +85,13 @@ fn layouts_are_told_apart() {
 fn columns_are_selectable() {
     let row = r#"{"picture": "a.png", "edges_file_name": "h.png", "words": ["one", "two"], "id": 7}"#;
     let dir = folder(&[IMAGE, HINT, ("metadata.jsonl", row)]);
-    let columns = Columns { image: "picture".into(), hint: "edges".into(), caption: "words".into() };
+    let columns = Columns { image: "picture".into(), hint: Some("edges".into()), caption: "words".into() };
     let dataset = Dataset::open(dir.path(), &columns).unwrap();
     assert_eq!(dataset.samples()[0].captions, ["one", "two"]);
     assert_eq!(names(dataset.samples(), |sample| &sample.hint), ["h.png"]);
 
     let dir = folder(&[("photos/a.png", ""), ("edges/a.png", ""), ("photos/a.txt", "")]);
-    let columns = Columns { image: "photos".into(), hint: "edges".into(), caption: "text".into() };
+    let columns = Columns { image: "photos".into(), hint: Some("edges".into()), caption: "text".into() };
     let dataset = Dataset::open(dir.path(), &columns).unwrap();
     assert_eq!(
         (dataset.layout(), &dataset.samples()[0].captions[..]),
@@ -169,7 +169,7 @@ fn link_out_of_the_folder_is_refused() {
 #[test]
 fn near_column_name_is_suggested() {
     let dir = folder(&[IMAGE, HINT, ("metadata.jsonl", ROW)]);
-    let columns = Columns { hint: "conditioning_imgae".into(), ..Columns::default() };
+    let columns = Columns { hint: Some("conditioning_imgae".into()), ..Columns::default() };
     let hint = Dataset::open(dir.path(), &columns).unwrap_err().hint();
     assert_eq!(hint.as_deref(), Some("did you mean `--conditioning_image_column conditioning_image`?"));
 }
@@ -285,4 +285,35 @@ fn captions_are_drawn_and_dropped_at_their_rates() {
     assert!((1400..1600).contains(&count("one", 0.25)));
     assert!((1400..1600).contains(&count("two", 0.25)));
     assert_eq!((count("", 0.0), count("", 1.0)), (0, 4000));
+}
+
+#[test]
+fn images_and_captions_are_enough_if_hints_are_made() {
+    let columns = Columns { hint: None, ..Columns::default() };
+    for prefix in ["", "images/", "train/images/"] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(prefix);
+        fs::create_dir_all(&folder).unwrap();
+        for (name, content) in
+            [("a.png", "picture"), ("a.txt", "a cat"), ("b.jpg", "picture"), ("b.txt", "a dog")]
+        {
+            fs::write(folder.join(name), content).unwrap();
+        }
+        assert!(Dataset::open(dir.path(), &Columns::default()).is_err());
+        let dataset = Dataset::open(dir.path(), &columns).unwrap();
+        let found: Vec<_> = dataset
+            .samples()
+            .iter()
+            .map(|sample| (sample.id.as_str(), sample.captions[0].as_str()))
+            .collect();
+        let within = prefix.strip_prefix("train/").unwrap_or(prefix);
+        let expected = [(format!("{within}a.png"), "a cat"), (format!("{within}b.jpg"), "a dog")];
+        assert_eq!(found, expected.each_ref().map(|(id, caption)| (id.as_str(), *caption)));
+        assert!(dataset.samples().iter().all(|sample| sample.hint == sample.image));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.png"), "picture").unwrap();
+    fs::write(dir.path().join("metadata.jsonl"), r#"{"file_name": "a.png", "text": "a cat"}"#).unwrap();
+    let dataset = Dataset::open(dir.path(), &columns).unwrap();
+    assert_eq!(dataset.samples()[0].hint, dataset.samples()[0].image);
 }

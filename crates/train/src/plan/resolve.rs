@@ -109,13 +109,14 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
         dir,
         columns: Columns {
             image: section.image_column,
-            hint: section.conditioning_image_column,
+            hint: section.hint.is_none().then_some(section.conditioning_image_column),
             caption: section.caption_column,
         },
         max_samples: section.max_train_samples,
         transform: Transform {
             side,
             interpolation: section.image_interpolation_mode.unwrap_or_else(|| usual_interpolation(base)),
+            hint: section.hint,
         },
         sizes: match (section.crops_coords_top_left_h, section.crops_coords_top_left_w) {
             (None, None) => SizeConditioning::OfEachPicture,
@@ -292,6 +293,7 @@ impl From<TrainPlan> for TrainConfig {
             SizeConditioning::OfEachPicture => [None; 2],
             SizeConditioning::Constant { crop } => crop.map(Some),
         };
+        let usual = DataSection::default();
         let (validation_image, validation_prompt) =
             validation.pairs.into_iter().map(|ValidationPair { image, prompt }| (image, prompt)).unzip();
         Self {
@@ -308,8 +310,9 @@ impl From<TrainPlan> for TrainConfig {
                 train_data_dir: Some(data.dir),
                 dataset_name: None,
                 image_column: data.columns.image,
-                conditioning_image_column: data.columns.hint,
+                conditioning_image_column: data.columns.hint.unwrap_or(usual.conditioning_image_column),
                 caption_column: data.columns.caption,
+                hint: data.transform.hint,
                 max_train_samples: data.max_samples,
                 resolution: data.transform.side.get(),
                 image_interpolation_mode: Some(data.transform.interpolation),
