@@ -30,10 +30,13 @@ pub(crate) struct BenchArgs {
     /// Measure a picture of a random full-size Stable Diffusion 1.5 with a ControlNet, ours and diffusers' in turns.
     #[arg(long, conflicts_with_all = ["vs_diffusers", "kernels", "startup"])]
     generate: bool,
+    /// Measure the loading of a random full-size Stable Diffusion 1.5 from f16 files, ours and diffusers' in turns.
+    #[arg(long, conflicts_with_all = ["vs_diffusers", "kernels", "startup", "generate"])]
+    load: bool,
     /// The backend to measure.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     backend: Backend,
-    /// Passed on to `pyrograph bench` or, with --vs-diffusers, --startup or --generate, to its script in `tests/reference`.
+    /// Passed on to `pyrograph bench` or, with --vs-diffusers, --startup, --generate or --load, to its script in `tests/reference`.
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -55,10 +58,11 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         "build --release --package pyrograph --no-default-features --features {feature}"
     )))?;
     let program = target_dir().join("release").join(format!("pyrograph{}", env::consts::EXE_SUFFIX));
-    let script = match (args.vs_diffusers, args.startup, args.generate) {
+    let script = match (args.vs_diffusers, args.startup, args.generate, args.load) {
         (true, ..) => "bench_vs_diffusers.py",
-        (_, true, _) => "bench_startup.py",
-        (.., true) => "bench_generate.py",
+        (_, true, ..) => "bench_startup.py",
+        (_, _, true, _) => "bench_generate.py",
+        (.., true) => "bench_load.py",
         _ => return run(Command::new(program).arg("bench").args(&args.args)),
     };
     let script = root().join("tests/reference").join(script);

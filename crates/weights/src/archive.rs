@@ -1,11 +1,12 @@
 //! Safetensors files, read a tensor at a time and written a tensor at a time.
 //!
-//! Files are read by position instead of being mapped into memory: a file that shrinks while it is read is then an
-//! error of ours and not a SIGBUS, the pages do not count as the process's memory, and no `unsafe` is needed.
+//! Files are read by position, in pieces that stay in the processor's cache until they are converted, instead of being
+//! mapped into memory: there is no second copy either way, but a file that shrinks while it is read is then an error of
+//! ours and not a SIGBUS, the pages do not count as the process's memory, and no `unsafe` is needed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
@@ -23,6 +24,9 @@ const LENGTH_BYTES: u64 = 8;
 
 /// The header limit of the reference implementation (safetensors 0.8, `MAX_HEADER_SIZE`).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// What is read and converted at a time: it fits the second cache level.
+const PIECE_ELEMENTS: usize = 1 << 16;
 
 /// What the header says about one tensor.
 #[derive(Debug, Clone)]
@@ -94,32 +98,38 @@ impl Archive {
         Ok(())
     }
 
+    /// Reads a part of an entry's bytes, as the file has them.
+    fn read_bytes(&self, entry: &TensorEntry, start: usize, bytes: &mut [u8]) -> Result<(), WeightsError> {
+        let (path, file) = &self.files[entry.file];
+        read_exact_at(file, bytes, entry.offset + start as u64)
+            .map_err(|source| WeightsError::Read { path: path.clone(), source })
+    }
+
     /// The bytes of one of our entries, as the file has them.
-    fn bytes(&mut self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
-        let (path, file) = &mut self.files[entry.file];
+    fn bytes(&self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
         let mut bytes = vec![0; entry.bytes];
-        file.seek(SeekFrom::Start(entry.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|source| WeightsError::Read { path: path.clone(), source })?;
+        self.read_bytes(entry, 0, &mut bytes)?;
         Ok(bytes)
     }
 
     /// The values of a floating-point tensor in the order of the file; `None` if it is not floating point.
-    pub(crate) fn read_f32(&mut self, entry: &TensorEntry) -> Result<Option<Vec<f32>>, WeightsError> {
+    pub(crate) fn read_f32(&self, entry: &TensorEntry) -> Result<Option<Vec<f32>>, WeightsError> {
         if !entry.is_float() {
             return Ok(None);
         }
-        let bytes = self.bytes(entry)?;
-        Ok(Some(match entry.dtype {
-            Dtype::F16 => elements(&bytes, f16::from_le_bytes).to_f32_vec(),
-            Dtype::BF16 => elements(&bytes, bf16::from_le_bytes).to_f32_vec(),
-            Dtype::F64 => elements(&bytes, |bytes| narrow(f64::from_le_bytes(bytes))),
-            _ => elements(&bytes, f32::from_le_bytes),
-        }))
+        let element_bytes = entry.dtype.bitsize() / 8;
+        let mut values = vec![0.0; entry.n_elements()];
+        let mut piece = vec![0; entry.bytes.min(PIECE_ELEMENTS * element_bytes)];
+        for (idx, values) in values.chunks_mut(PIECE_ELEMENTS).enumerate() {
+            let piece = &mut piece[..values.len() * element_bytes];
+            self.read_bytes(entry, idx * PIECE_ELEMENTS * element_bytes, piece)?;
+            to_f32(piece, entry.dtype, values);
+        }
+        Ok(Some(values))
     }
 
     /// A tensor in its own element type.
-    pub(crate) fn read_data(&mut self, name: &str, entry: &TensorEntry) -> Result<TensorData, WeightsError> {
+    pub(crate) fn read_data(&self, name: &str, entry: &TensorEntry) -> Result<TensorData, WeightsError> {
         let bytes = self.bytes(entry)?;
         let shape = entry.shape.clone();
         Ok(match entry.dtype {
@@ -150,6 +160,35 @@ impl Archive {
     pub(crate) fn tensor_bytes(&self) -> u64 {
         self.entries.values().map(|entry| entry.bytes as u64).sum()
     }
+}
+
+/// Converts floating-point numbers as a file has them; there are as many `values` as `bytes` hold.
+fn to_f32(bytes: &[u8], dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::F16 => elements(bytes, f16::from_le_bytes).convert_to_f32_slice(values),
+        Dtype::BF16 => elements(bytes, bf16::from_le_bytes).convert_to_f32_slice(values),
+        Dtype::F64 => values.copy_from_slice(&elements(bytes, |bytes| narrow(f64::from_le_bytes(bytes)))),
+        _ => values.copy_from_slice(&elements(bytes, f32::from_le_bytes)),
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n_read => {
+                bytes = &mut bytes[n_read..];
+                offset += n_read as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a weight stored in f64 is used in f32")]

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::vec;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::archive::{Archive, TensorEntry};
 use crate::error::{Mismatch, Misshapen, Missing, Mistyped, Unused, WeightsError};
 use crate::folder::WeightFiles;
 use crate::inspect::classify;
-use crate::names::{Renames, Slot, Walk, names_and_shapes, replace_fragments};
+use crate::names::{Renames, Slot, Walk, replace_fragments, slots};
 
 /// How a file's names meet a module's. The default is: exactly.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,8 +37,9 @@ pub struct LoadOptions<'a> {
 /// - Parameters keep their ids, devices, gradient settings and element types; a file in f16, bf16 or f64 is converted.
 /// - Linear weights are transposed from PyTorch's `[out, in]`; norms' `weight` and `bias` go to `gamma` and `beta`.
 /// - A `[out, in, 1, 1]` tensor fills an `[out, in]` parameter: a 1x1 convolution and a linear map are the same numbers.
-/// - Parameters that are not initialised yet never are: memory peaks at one copy of the model plus two copies of the
-///   tensor in hand.
+/// - Parameters that are not initialised yet never are: memory peaks at one copy of the model plus 256 MiB, or two copies
+///   of the tensor in hand.
+/// - Files are read and converted by all threads of rayon's pool.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] lists every missing, unused, wrongly shaped and wrongly typed tensor; it is found from
@@ -44,10 +47,13 @@ pub struct LoadOptions<'a> {
 pub fn load<M: Module>(module: M, path: &Path, options: &LoadOptions<'_>) -> Result<M, WeightsError> {
     let files = WeightFiles::of(path, options.variant)?;
     let archive = Archive::open(&files.paths)?;
-    let expected = names_and_shapes(&module, &options.renames);
+    let slots = slots(&module, &options.renames);
+    let expected = slots.iter().map(|(slot, shape)| (slot.name.clone(), shape.clone())).collect();
     let sources = match_tensors(&expected, &archive.entries, options)
         .map_err(|mismatch| WeightsError::Mismatch { path: path.to_owned(), mismatch: Box::new(mismatch) })?;
-    let mut filler = Filler { walk: Walk::new(options.renames), archive, sources, failure: None };
+    let coming = slots.into_iter().map(|(slot, _)| slot).collect::<Vec<_>>().into_iter();
+    let walk = Walk::new(options.renames);
+    let mut filler = Filler { walk, archive, sources, coming, ready: HashMap::new(), failure: None };
     let module = module.map(&mut filler);
     match filler.failure {
         Some(failure) => Err(failure),
@@ -154,11 +160,18 @@ fn find_near_names(missing: &mut [Missing], unused: &[Unused]) {
     }
 }
 
+/// Values that are read ahead, by several threads at once.
+const AHEAD_BYTES: usize = 256 << 20;
+
 /// Puts the tensors in place while a module is mapped.
 struct Filler {
     walk: Walk,
     archive: Archive,
     sources: HashMap<String, TensorEntry>,
+    /// What is not read yet, in the order of the map.
+    coming: vec::IntoIter<Slot>,
+    /// What was read ahead, in our layout.
+    ready: HashMap<String, Vec<f32>>,
     /// A map cannot be stopped, so the first failure waits here and the rest of the module is left as it is.
     failure: Option<WeightsError>,
 }
@@ -166,13 +179,35 @@ struct Filler {
 impl Filler {
     /// The values for the parameter at hand in our layout.
     fn values(&mut self, slot: &Slot) -> Result<Vec<f32>, WeightsError> {
+        if !self.ready.contains_key(&slot.name) {
+            self.read_ahead()?;
+        }
         let unsupported = || WeightsError::UnsupportedParameter { name: slot.name.clone() };
-        let entry = self.sources.get(&slot.name).ok_or_else(unsupported)?;
-        let values = self.archive.read_f32(entry)?.ok_or_else(unsupported)?;
-        Ok(match entry.shape.as_slice() {
-            [d_out, d_in, ..] if slot.transposed => transpose(&values, *d_out, *d_in),
-            _ => values,
-        })
+        self.ready.remove(&slot.name).ok_or_else(unsupported)
+    }
+
+    fn read_ahead(&mut self) -> Result<(), WeightsError> {
+        let mut next = Vec::new();
+        let mut n_bytes = 0;
+        while n_bytes < AHEAD_BYTES
+            && let Some(slot) = self.coming.next()
+        {
+            if let Some(entry) = self.sources.get(&slot.name) {
+                n_bytes += entry.n_elements() * size_of::<f32>();
+                next.push((slot, entry));
+            }
+        }
+        let read = |(slot, entry): (Slot, &TensorEntry)| {
+            let unsupported = || WeightsError::UnsupportedParameter { name: slot.name.clone() };
+            let values = self.archive.read_f32(entry)?.ok_or_else(unsupported)?;
+            let values = match entry.shape.as_slice() {
+                [d_out, d_in, ..] if slot.transposed => transpose(&values, *d_out, *d_in),
+                _ => values,
+            };
+            Ok((slot.name, values))
+        };
+        self.ready = next.into_par_iter().map(read).collect::<Result<_, WeightsError>>()?;
+        Ok(())
     }
 
     fn refuse(&mut self) {

@@ -98,9 +98,14 @@ fn starts_with_segments(segments: &[&str], fragment: &str) -> bool {
 ///
 /// Nothing is allocated: parameters that are not initialised yet stay so.
 pub fn names_and_shapes<M: Module>(module: &M, renames: &Renames) -> BTreeMap<String, Vec<usize>> {
-    let mut shapes = ShapeVisitor { walk: Walk::new(*renames), shapes: BTreeMap::new() };
-    module.visit(&mut shapes);
-    shapes.shapes
+    slots(module, renames).into_iter().map(|(slot, shape)| (slot.name, shape)).collect()
+}
+
+/// Where each parameter lives in the file and its shape there, in the order in which a module is visited and mapped.
+pub(crate) fn slots<M: Module>(module: &M, renames: &Renames) -> Vec<(Slot, Vec<usize>)> {
+    let mut visitor = SlotVisitor { walk: Walk::new(*renames), slots: Vec::new() };
+    module.visit(&mut visitor);
+    visitor.slots
 }
 
 /// Where one parameter lives in the file.
@@ -159,20 +164,20 @@ impl Walk {
     }
 }
 
-struct ShapeVisitor {
+struct SlotVisitor {
     walk: Walk,
-    shapes: BTreeMap<String, Vec<usize>>,
+    slots: Vec<(Slot, Vec<usize>)>,
 }
 
-impl ShapeVisitor {
+impl SlotVisitor {
     fn record(&mut self, shape: Vec<usize>) {
         let slot = self.walk.slot();
         let shape = slot.other_layout(shape);
-        self.shapes.insert(slot.name, shape);
+        self.slots.push((slot, shape));
     }
 }
 
-impl ModuleVisitor for ShapeVisitor {
+impl ModuleVisitor for SlotVisitor {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.walk.enter(name, container_type);
     }

@@ -57,9 +57,9 @@ pub fn load_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, Weights
 /// # Errors
 /// As [`load_tensors`], and [`WeightsError::NoSuchTensor`] with the names that are there.
 pub fn read_tensor(path: &Path, name: &str) -> Result<TensorData, WeightsError> {
-    let mut archive = Archive::open(&[path.to_owned()])?;
-    match archive.entries.remove(name) {
-        Some(entry) => archive.read_data(name, &entry),
+    let archive = Archive::open(&[path.to_owned()])?;
+    match archive.entries.get(name) {
+        Some(entry) => archive.read_data(name, entry),
         None => {
             let mut found: Vec<String> = archive.entries.into_keys().collect();
             found.sort_by_cached_key(|candidate| Reverse(likeness(candidate, name)));

@@ -34,7 +34,9 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
     let latents = args.canvas.latents.as_ref();
     let latents = latents.map(|path| inputs::latents(path, pictures.n_all(), &device)).transpose()?;
 
+    let start = Instant::now();
     let models = Models::open(args, &device)?;
+    tracing::info!("loaded in {:.1} s", start.elapsed().as_secs_f64());
     let bundle = &models.bundle;
     let settings = Settings {
         args,
