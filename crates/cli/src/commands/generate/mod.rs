@@ -36,7 +36,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
 
     let start = Instant::now();
     let models = Models::open(args, &device)?;
-    tracing::info!("loaded in {:.1} s", start.elapsed().as_secs_f64());
+    let loading = start.elapsed();
     let bundle = &models.bundle;
     let settings = Settings {
         args,
@@ -67,7 +67,7 @@ pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Resu
         drawn.extend(out.write(drawn.len(), &bundle.decode(latents), &drawing.infotexts(&batch))?);
     }
     out.write_latents(ends_of_way)?;
-    out.finish(&drawn, args.prompts.num_images_per_prompt.get(), start.elapsed())
+    out.finish(&drawn, args.prompts.num_images_per_prompt.get(), [loading, start.elapsed()])
 }
 
 /// Scale, start and end of each ControlNet.

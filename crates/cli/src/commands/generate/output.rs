@@ -57,26 +57,23 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Writes the grid and tells where everything is.
+    /// Writes the grid and tells where everything is, and what loading and drawing took.
     pub(super) fn finish(
         &self,
         pictures: &[RgbImage],
         n_each: usize,
-        drawing: Duration,
+        [loading, drawing]: [Duration; 2],
     ) -> anyhow::Result<()> {
         if let Some(path) = &self.files.grid {
             let rows: Vec<Vec<RgbImage>> = pictures.chunks(n_each).map(<[_]>::to_vec).collect();
             save_png(&grid(&rows), path)?;
         }
-        let seconds = drawing.as_secs_f64();
-        match self.n_pictures {
-            1 => tracing::info!("the picture is in {}, drawn in {seconds:.1} s", self.files.output.display()),
-            n => {
-                let (first, last) = (self.path(0), self.path(n - 1));
-                let (first, last) = (first.display(), last.display());
-                tracing::info!("the pictures are in {first} to {last}, drawn in {seconds:.1} s");
-            }
-        }
+        let (loading, drawing) = (loading.as_secs_f64(), drawing.as_secs_f64());
+        let place = match self.n_pictures {
+            1 => format!("the picture is in {}", self.files.output.display()),
+            n => format!("the pictures are in {} to {}", self.path(0).display(), self.path(n - 1).display()),
+        };
+        tracing::info!("{place}, drawn in {drawing:.1} s (loaded in {loading:.1} s)");
         Ok(())
     }
 
