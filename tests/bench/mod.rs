@@ -12,7 +12,7 @@ use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::Distribution;
 use image::{Rgb, RgbImage};
-use pyrograph_data::{Interpolation, Side, Transform, decode_rgb8};
+use pyrograph_data::{Interpolation, Side, Transform, Turn, decode_rgb8};
 use pyrograph_kernels::{attention, conv2d, geglu, group_norm_silu, layer_norm};
 
 const N_RUNS: usize = 20;
@@ -154,6 +154,7 @@ fn picture() -> RgbImage {
 #[ignore = "measures, and decides nothing"]
 fn pictures() {
     pyrograph::allocator::keep_freed_memory();
+    let turn = Turn { seed: 0, epoch: 0 };
     // Kept, for PyTorch to read the same files.
     let folder = tempfile::tempdir().unwrap().keep();
     let transform = Transform::new(Side::try_from(512_usize).unwrap(), Interpolation::Bilinear);
@@ -164,13 +165,13 @@ fn pictures() {
             let image = decode_rgb8(&path).unwrap();
             let hint = decode_rgb8(&path).unwrap();
             let start = Instant::now();
-            let sample = transform.apply(&image, &hint).unwrap();
+            let sample = transform.apply(&image, &hint, "a", turn).unwrap();
             drop(sample);
             start.elapsed().as_secs_f64()
         };
         let whole = || {
             let start = Instant::now();
-            transform.apply(&decode_rgb8(&path).unwrap(), &decode_rgb8(&path).unwrap()).unwrap();
+            transform.apply(&decode_rgb8(&path).unwrap(), &decode_rgb8(&path).unwrap(), "a", turn).unwrap();
             start.elapsed().as_secs_f64()
         };
         let least = |measure: &dyn Fn() -> f64| (0..10).map(|_| measure()).fold(f64::INFINITY, f64::min);

@@ -68,3 +68,38 @@ fn hints_are_made_while_training_and_another_hint_is_another_run() {
     // Without hints, made or read, the folder is no data set.
     assert_eq!(desk.run(&format!("{train} --max_train_steps=1")).code, Some(2));
 }
+
+#[test]
+fn buckets_and_mirrors_survive_a_resume_and_are_part_of_the_run() {
+    let desk = Desk::new();
+    photos(&desk);
+    for (place, size) in [(48, 32), (32, 48), (32, 32), (48, 32), (64, 24)].into_iter().enumerate() {
+        let path = desk.path(&format!("photos/{place:05}.png"));
+        decode_rgb8(&path)
+            .map(|picture| image::imageops::resize(&picture, size.0, size.1, image::imageops::Nearest))
+            .unwrap()
+            .save(path)
+            .unwrap();
+    }
+    let common =
+        format!("{TRAIN} --train_data_dir=photos --hint=canny --train_batch_size=2 --checkpointing_steps=3");
+    let train = format!("{common} --aspect_buckets --bucket_reso_steps=8 --random_flip");
+    desk.done(&format!("{train} --max_train_steps=9"));
+    let whole = fs::read(desk.path("out/diffusion_pytorch_model.safetensors")).unwrap();
+    for step in [6, 9] {
+        fs::remove_dir_all(desk.path(&format!("out/checkpoint-{step}"))).unwrap();
+    }
+    desk.done(&format!("{train} --max_train_steps=9 --resume_from_checkpoint=latest"));
+    assert_eq!(fs::read(desk.path("out/diffusion_pytorch_model.safetensors")).unwrap(), whole);
+
+    let finished = desk.run(&format!("{common} --max_train_steps=12 --resume_from_checkpoint=latest"));
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("`aspect buckets` was steps of 8 px and is none"),
+        "{}",
+        finished.stderr
+    );
+    assert!(finished.stderr.contains("`random_flip` was true and is false"), "{}", finished.stderr);
+    // A crop that is drawn trains, too, and keeps no latents of it.
+    desk.done(&format!("{common} --random_crop --max_train_steps=2 --cache=memory"));
+}

@@ -11,10 +11,10 @@ use std::thread;
 
 use crate::colors::Palette;
 use crate::error::DataError;
+use crate::geometry::Side;
 use crate::picture::save_png;
 use crate::random::{self, Purpose};
 use crate::shapes::{Figure, Ground, Scene, SceneOptions};
-use crate::transform::Side;
 
 /// What to generate.
 #[derive(Debug, Clone, Copy)]

@@ -7,9 +7,10 @@ use image::RgbImage;
 use crate::cache::{Blob, Cache, CacheKey};
 use crate::decode::EncodedPicture;
 use crate::error::DataError;
+use crate::geometry::{Crop, Geometry};
 use crate::picture::{rgb_to_signed, rgb_to_unit};
 use crate::source::Sample;
-use crate::transform::{Geometry, Transform, Turn, made_hint};
+use crate::transform::{Transform, Turn, Turned};
 
 /// Where that which one encoder makes of target images is kept.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ pub struct EncodedImages {
 pub struct LoadedSample {
     /// The target image.
     pub target: Target,
-    /// The conditioning image in [0, 1], or -1 where it is to be painted; `[3, side, side]`.
+    /// The conditioning image in [0, 1], or -1 where it is to be painted; `[3, height, width]`.
     pub hint_unit: Vec<f32>,
     /// How both came to their size.
     pub geometry: Geometry,
@@ -34,7 +35,7 @@ pub struct LoadedSample {
 pub enum Target {
     /// To be encoded.
     Pixels {
-        /// In [-1, 1], `[3, side, side]`.
+        /// In [-1, 1], `[3, height, width]`.
         image_signed: Vec<f32>,
         /// What to keep the result under, if there is a cache.
         key: Option<CacheKey>,
@@ -51,11 +52,21 @@ impl EncodedImages {
     }
 
     /// The key of an image: its file's bytes, what makes pixels of them, and the encoder.
-    fn key(&self, image: &EncodedPicture<'_>, transform: Transform) -> CacheKey {
-        // A transform that draws (a random crop, a flip) has to put its draw here.
-        let Transform { side, interpolation, hint: _ } = transform;
-        let transform = format!("resize and centre crop, {} px, {}", side.get(), interpolation.name());
-        CacheKey::new("image", &[image.bytes(), transform.as_bytes(), &self.encoder])
+    /// `None` if it is cut somewhere that is drawn: the same crop hardly ever comes again.
+    fn key(&self, image: &EncodedPicture<'_>, turned: Turned<'_>) -> Option<CacheKey> {
+        let Transform { side, buckets, interpolation, crop, flip: _, hint: _ } = *turned.transform;
+        let (side, interpolation) = (side.get(), interpolation.name());
+        let mut transform = match crop {
+            Crop::Center => format!("resize and centre crop, {side} px, {interpolation}"),
+            Crop::Random => return None,
+        };
+        if let Some(step) = buckets {
+            transform += &format!(", buckets of {} px", step.get());
+        }
+        if turned.is_mirrored() {
+            transform += ", mirrored";
+        }
+        Some(CacheKey::new("image", &[image.bytes(), transform.as_bytes(), &self.encoder]))
     }
 }
 
@@ -80,25 +91,26 @@ impl Transform {
         encoded: Option<&EncodedImages>,
         turn: Turn,
     ) -> Result<LoadedSample, DataError> {
+        let turned = Turned { transform: self, id: &sample.id, turn };
         let file = EncodedPicture::read(&sample.image)?;
-        let key = encoded.map(|encoded| encoded.key(&file, *self));
+        let key = encoded.and_then(|encoded| encoded.key(&file, turned));
         let known = encoded.zip(key).and_then(|(encoded, key)| encoded.cache.get(&key));
         let pixels = |image: &RgbImage| Target::Pixels { image_signed: rgb_to_signed(image), key };
         if let Some(maker) = self.hint {
             let image = file.decode()?;
-            let geometry = self.geometry_of(image.dimensions())?;
+            let geometry = turned.geometry_of(image.dimensions())?;
             let image = self.framed(geometry, &image);
             let target = known.map_or_else(|| pixels(&image), Target::Encoded);
-            return Ok(LoadedSample { target, hint_unit: made_hint(maker, &image, sample, turn), geometry });
+            return Ok(LoadedSample { target, hint_unit: turned.made_hint(maker, &image), geometry });
         }
         let (target, hint, geometry) = if let Some(blob) = known {
             let hint = sample.hint.decode_rgb8()?;
-            let geometry = self.geometry(file.dimensions()?, hint.dimensions())?;
+            let geometry = turned.geometry(file.dimensions()?, hint.dimensions())?;
             (Target::Encoded(blob), hint, geometry)
         } else {
             let image = file.decode()?;
             let hint = sample.hint.decode_rgb8()?;
-            let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
+            let geometry = turned.geometry(image.dimensions(), hint.dimensions())?;
             (pixels(&self.framed(geometry, &image)), hint, geometry)
         };
         Ok(LoadedSample { target, hint_unit: rgb_to_unit(&self.framed(geometry, &hint)), geometry })
@@ -117,10 +129,10 @@ mod tests {
     use crate::circles::{Circles, generate_circles};
     use crate::colors::Palette;
     use crate::content::Content;
+    use crate::geometry::{Flip, Side};
     use crate::hints::HintMaker;
     use crate::resize::Interpolation;
     use crate::source::{Columns, Dataset};
-    use crate::transform::Side;
 
     const ENCODER: [u8; 32] = [7; 32];
     const TURN: Turn = Turn { seed: 0, epoch: 0 };
@@ -175,6 +187,35 @@ mod tests {
     }
 
     #[test]
+    fn both_mirrors_of_an_image_are_kept_and_no_crop_that_is_drawn() {
+        let (_dir, samples) = samples();
+        let sample = &samples[0];
+        let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
+        let flipping = Transform { flip: Flip::Random, ..transform(16, Interpolation::Bilinear) };
+        let load = |transform: &Transform, epoch| {
+            transform.load_unless_encoded(sample, Some(&encoded), Turn { seed: 0, epoch }).unwrap()
+        };
+        let mut keys = Vec::new();
+        for epoch in 0..20 {
+            let loaded = load(&flipping, epoch);
+            let Target::Pixels { key: Some(key), image_signed } = loaded.target else { continue };
+            encoded.cache.get_or_compute(key, || Blob::new(vec![1], vec![image_signed[0]]));
+            keys.push((loaded.geometry.is_mirrored, key));
+        }
+        assert_eq!(keys.len(), 2);
+        assert!(keys[0].0 != keys[1].0 && keys[0].1 != keys[1].1);
+        let usual = load(&flipping.undrawn(), 0);
+        assert!(
+            matches!(usual.target, Target::Encoded(_)),
+            "without mirrors it is the one that was not mirrored"
+        );
+        let cutting = Transform { crop: Crop::Random, ..flipping };
+        assert!(matches!(load(&cutting, 0).target, Target::Pixels { key: None, .. }));
+        let bucketed = Transform { buckets: Some(Side::try_from(8).unwrap()), ..flipping.undrawn() };
+        assert!(matches!(load(&bucketed, 0).target, Target::Pixels { key: Some(_), .. }));
+    }
+
+    #[test]
     fn a_hint_that_is_made_is_made_of_the_cut_image_and_is_the_same_with_and_without_an_encoding() {
         let (_dir, samples) = samples();
         // Not square, so that it is cut; the file of the hint is not looked at.
@@ -186,9 +227,10 @@ mod tests {
             let encoded = EncodedImages::new(Arc::new(Cache::new(1 << 20, None)), ENCODER);
             let maker: HintMaker = maker.parse().unwrap();
             let transform = Transform { hint: Some(maker), ..transform(16, Interpolation::Bilinear) };
-            let geometry = transform.geometry_of((40, 24)).unwrap();
+            let turned = Turned { transform: &transform, id: &samples[0].id, turn: TURN };
+            let geometry = turned.geometry_of((40, 24)).unwrap();
             let cut = transform.framed(geometry, &wide);
-            let expected = made_hint(maker, &cut, &samples[0], TURN);
+            let expected = turned.made_hint(maker, &cut);
             assert_eq!(transform.load(&samples[0], TURN).unwrap().hint_unit, expected);
             let load = || transform.load_unless_encoded(&samples[0], Some(&encoded), TURN).unwrap();
             assert_eq!(load().hint_unit, expected);

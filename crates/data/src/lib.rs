@@ -11,13 +11,14 @@
 //!
 //! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
 //! let transform = Transform::new(Side::try_from(512)?, Interpolation::Bilinear);
-//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, encoded: None };
+//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, buckets: None, encoded: None };
 //! let mut loader = Loader::new(dataset, &options, Cursor::default())?;
 //! let batch = loader.next_batch()?;
 //! assert_eq!(batch.hint_unit.len(), 3 * 512 * 512);
 //! # Ok::<(), pyrograph_data::DataError>(())
 //! ```
 
+mod buckets;
 mod cache;
 mod circles;
 pub mod colors;
@@ -26,6 +27,7 @@ mod decode;
 mod encoded;
 mod error;
 mod fidelity;
+mod geometry;
 mod grid;
 mod hints;
 mod loader;
@@ -44,10 +46,10 @@ pub use image::RgbImage;
 
 pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
 pub use crate::transform::{
-    Geometry, HintPixels, PixelSample, Side, Transform, Turn, load_hint_for_inference,
-    load_mask_for_inference,
+    HintPixels, PixelSample, Transform, Turn, load_hint_for_inference, load_mask_for_inference,
 };
 pub use crate::{
+    buckets::{Buckets, bucket_of_each},
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
     circles::{Circles, generate_circles},
     colors::{Color, Palette},
@@ -59,6 +61,7 @@ pub use crate::{
         ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, colors_right, edge_fidelity, enclosed,
         intersection_over_union, mean_color, nearest_color, outline_fidelity, psnr, segment,
     },
+    geometry::{Crop, Flip, Geometry, Side, Size},
     grid::grid,
     hints::{
         CannyThresholds, HintFolder, HintMaker, MadeHint, MaskKind, Span, canny, make_hint_file,

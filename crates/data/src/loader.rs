@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
+use crate::geometry::{Geometry, Size};
 use crate::order::{BatchOrder, Cursor};
 use crate::source::Dataset;
-use crate::transform::{Geometry, Side, Transform, Turn};
+use crate::transform::{Transform, Turn};
 
 /// How batches are made.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct LoaderOptions {
     pub prefetch: usize,
     /// What is done to each pair of images.
     pub transform: Transform,
+    /// The bucket of each sample, if there are any: [`bucket_of_each`](crate::bucket_of_each).
+    pub buckets: Option<Arc<[usize]>>,
     /// Target images that need not be decoded, because they were encoded before.
     pub encoded: Option<EncodedImages>,
 }
@@ -37,7 +40,7 @@ pub struct LoaderOptions {
 pub struct HostBatch {
     /// Target images, or what was encoded from them.
     pub targets: Vec<Target>,
-    /// Hints in [0, 1], or -1 where they are to be painted; `[batch, 3, side, side]`.
+    /// Hints in [0, 1], or -1 where they are to be painted; `[batch, 3, height, width]`.
     pub hint_unit: Vec<f32>,
     /// How each image came to its size.
     pub geometries: Vec<Geometry>,
@@ -45,8 +48,8 @@ pub struct HostBatch {
     pub samples: Vec<usize>,
     /// [`Sample::id`](crate::Sample::id) of each, the key of its random numbers.
     pub ids: Vec<String>,
-    /// Width and height.
-    pub side: Side,
+    /// Width and height of all.
+    pub size: Size,
     /// Where to continue after this batch; `batch` is 0 if it was the last of its epoch.
     pub cursor_after: Cursor,
 }
@@ -79,7 +82,8 @@ impl Loader {
     /// # Errors
     /// [`DataError::CursorOutOfRange`] if the data set has no such batch, [`DataError::SpawnWorker`].
     pub fn new(dataset: Arc<Dataset>, options: &LoaderOptions, start: Cursor) -> Result<Self, DataError> {
-        let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size);
+        let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size)
+            .within(options.buckets.clone());
         order.check(start)?;
         let is_stopped = Arc::new(AtomicBool::new(false));
         let maker = BatchMaker {
@@ -222,15 +226,16 @@ struct BatchMaker {
 impl BatchMaker {
     fn make(&mut self, cursor: Cursor) -> Result<HostBatch, DataError> {
         let samples = self.order.batch(cursor)?.to_vec();
-        let side = self.transform.side;
-        let n_numbers = samples.len() * 3 * side.get() * side.get();
+        let size = Size::square(self.transform.side);
+        // No bucket has more pixels than the square.
+        let n_numbers = samples.len() * 3 * size.n_pixels();
         let mut batch = HostBatch {
             targets: Vec::with_capacity(samples.len()),
             hint_unit: Vec::with_capacity(n_numbers),
             geometries: Vec::with_capacity(samples.len()),
             ids: Vec::with_capacity(samples.len()),
             samples,
-            side,
+            size,
             cursor_after: self.order.after(cursor),
         };
         let turn = Turn { seed: self.order.seed(), epoch: cursor.epoch };
@@ -240,6 +245,8 @@ impl BatchMaker {
             }
             let sample = &self.dataset.samples()[index];
             let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref(), turn)?;
+            // A batch is of one bucket.
+            batch.size = loaded.geometry.size;
             batch.targets.push(loaded.target);
             batch.hint_unit.extend(loaded.hint_unit);
             batch.geometries.push(loaded.geometry);
@@ -256,9 +263,11 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::buckets::bucket_of_each;
     use crate::cache::{Blob, Cache};
     use crate::circles::{Circles, generate_circles};
     use crate::colors::Palette;
+    use crate::geometry::Side;
     use crate::resize::Interpolation;
     use crate::source::Columns;
 
@@ -279,6 +288,7 @@ mod tests {
             workers,
             prefetch: 2,
             transform: Transform::new(Side::try_from(8).unwrap(), Interpolation::Bilinear),
+            buckets: None,
             encoded: None,
         }
     }
@@ -351,6 +361,41 @@ mod tests {
         }
         let targets = epoch().into_iter().flat_map(|batch| batch.targets);
         assert!(targets.into_iter().all(|target| matches!(target, Target::Encoded(_))));
+    }
+
+    #[test]
+    fn a_batch_is_of_one_bucket_and_nothing_is_dropped() {
+        let (_dir, dataset) = circles(20);
+        for (place, sample) in dataset.samples().iter().enumerate() {
+            let (width, height) = [(48, 32), (32, 48), (40, 40)][place % 3];
+            for content in [&sample.image, &sample.hint] {
+                image::RgbImage::new(width, height).save(content.file().unwrap()).unwrap();
+            }
+        }
+        let side = |value: usize| Side::try_from(value).unwrap();
+        let transform = Transform { buckets: Some(side(8)), ..Transform::new(side(32), Interpolation::Box) };
+        let buckets = bucket_of_each(dataset.samples(), &transform);
+        let options = LoaderOptions { transform, buckets, ..options(0) };
+        let load = |start, workers| {
+            Loader::new(Arc::clone(&dataset), &LoaderOptions { workers, ..options.clone() }, start).unwrap()
+        };
+        let mut loader = load(Cursor::default(), 0);
+        assert_eq!(loader.batches_per_epoch(), 3 + 3 + 2);
+        let epoch: Vec<HostBatch> = (0..8).map(|_| loader.next_batch().unwrap()).collect();
+        assert_eq!(loader.cursor(), Cursor { epoch: 1, batch: 0 });
+        let mut seen: Vec<usize> = epoch.iter().flat_map(|batch| batch.samples.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+        for batch in &epoch {
+            assert!(batch.geometries.iter().all(|geometry| geometry.size == batch.size));
+            assert_eq!(batch.hint_unit.len(), batch.ids.len() * 3 * batch.size.n_pixels());
+        }
+        let mut continued = load(epoch[2].cursor_after, 2);
+        for batch in &epoch[3..] {
+            assert_eq!(continued.next_batch().unwrap(), *batch);
+        }
+        let sizes: std::collections::BTreeSet<Size> = epoch.iter().map(|batch| batch.size).collect();
+        assert_eq!(sizes.len(), 3);
     }
 
     #[test]

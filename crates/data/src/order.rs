@@ -1,6 +1,8 @@
 //! Which samples make up the next batch: a function of seed, epoch and cursor.
 
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,21 +27,56 @@ pub struct Cursor {
     pub batch: usize,
 }
 
-/// Cuts the order of each epoch into batches; the last batch of an epoch may be smaller.
+/// Cuts the order of each epoch into batches; the last batch of an epoch, or of each bucket, may be smaller.
 #[derive(Debug, Clone)]
 pub struct BatchOrder {
     seed: u64,
     n_samples: usize,
     batch_size: NonZeroUsize,
-    /// The epoch asked for last and its order: batches are asked for one after another.
-    current: Option<(u64, Vec<usize>)>,
+    /// The bucket of each sample.
+    buckets: Option<Arc<[usize]>>,
+    n_batches: usize,
+    /// The epoch asked for last and its batches: they are asked for one after another.
+    current: Option<(u64, Batches)>,
+}
+
+/// The batches of one epoch.
+#[derive(Debug, Clone)]
+struct Batches {
+    order: Vec<usize>,
+    /// Where each batch ends in the order.
+    ends: Vec<usize>,
+}
+
+impl Batches {
+    fn get(&self, batch: usize) -> &[usize] {
+        let start = if batch == 0 { 0 } else { self.ends[batch - 1] };
+        &self.order[start..self.ends[batch]]
+    }
 }
 
 impl BatchOrder {
     /// Batches of `batch_size` out of `n_samples` samples.
     #[must_use]
     pub fn new(seed: u64, n_samples: usize, batch_size: NonZeroUsize) -> Self {
-        Self { seed, n_samples, batch_size, current: None }
+        let n_batches = n_samples.div_ceil(batch_size.get());
+        Self { seed, n_samples, batch_size, buckets: None, n_batches, current: None }
+    }
+
+    /// The same with batches of samples of one bucket each, if there are buckets.
+    ///
+    /// # Panics
+    /// If there are not as many as samples.
+    #[must_use]
+    pub fn within(self, buckets: Option<Arc<[usize]>>) -> Self {
+        let Some(buckets) = buckets else { return self };
+        assert_eq!(buckets.len(), self.n_samples, "a bucket for each sample");
+        let mut counts: HashMap<usize, usize> = HashMap::new();
+        for bucket in buckets.iter() {
+            *counts.entry(*bucket).or_default() += 1;
+        }
+        let n_batches = counts.values().map(|count| count.div_ceil(self.batch_size.get())).sum();
+        Self { buckets: Some(buckets), n_batches, ..self }
     }
 
     pub(crate) fn seed(&self) -> u64 {
@@ -49,7 +86,35 @@ impl BatchOrder {
     /// The number of batches in an epoch, the partial one included.
     #[must_use]
     pub fn batches_per_epoch(&self) -> usize {
-        self.n_samples.div_ceil(self.batch_size.get())
+        self.n_batches
+    }
+
+    /// The batches of an epoch. Those of buckets are cut from the epoch's order, and shuffled, so that the small ones are not
+    /// the last ones of each epoch.
+    fn batches(&self, epoch: u64) -> Batches {
+        let order = epoch_order(self.seed, epoch, self.n_samples);
+        let batch_size = self.batch_size.get();
+        let Some(buckets) = &self.buckets else {
+            let ends = (1..=self.n_batches).map(|batch| (batch * batch_size).min(self.n_samples)).collect();
+            return Batches { order, ends };
+        };
+        let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut batches = Vec::with_capacity(self.n_batches);
+        for sample_idx in order {
+            let batch = open.entry(buckets[sample_idx]).or_default();
+            batch.push(sample_idx);
+            if batch.len() == batch_size {
+                batches.push(std::mem::take(batch));
+            }
+        }
+        batches.extend(open.into_values().filter(|batch| !batch.is_empty()));
+        random::shuffle(&mut batches, &mut random::rng(self.seed, epoch, "buckets", Purpose::Order));
+        let mut end = 0;
+        let ends = batches.iter().map(|batch| {
+            end += batch.len();
+            end
+        });
+        Batches { ends: ends.collect(), order: batches.concat() }
     }
 
     /// The sample indices of the batch at `cursor`.
@@ -59,12 +124,10 @@ impl BatchOrder {
     pub fn batch(&mut self, cursor: Cursor) -> Result<&[usize], DataError> {
         self.check(cursor)?;
         if self.current.as_ref().is_none_or(|(epoch, _)| *epoch != cursor.epoch) {
-            self.current = Some((cursor.epoch, epoch_order(self.seed, cursor.epoch, self.n_samples)));
+            self.current = Some((cursor.epoch, self.batches(cursor.epoch)));
         }
-        let (_, order) = self.current.as_ref().expect("set above");
-        let start = cursor.batch * self.batch_size.get();
-        let end = order.len().min(start.saturating_add(self.batch_size.get()));
-        Ok(&order[start..end])
+        let (_, batches) = self.current.as_ref().expect("set above");
+        Ok(batches.get(cursor.batch))
     }
 
     /// The cursor behind the batch at `cursor`.

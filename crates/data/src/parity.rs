@@ -7,9 +7,10 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use crate::decode::decode_rgb8;
+use crate::geometry::{Geometry, Side, Size};
 use crate::picture::rgb_from_unit;
 use crate::resize::Interpolation;
-use crate::transform::{Geometry, Side, load_hint_for_inference};
+use crate::transform::load_hint_for_inference;
 
 #[derive(Deserialize)]
 struct Case {
@@ -47,7 +48,9 @@ fn run(folder: &Path, case: &Case) -> RgbImage {
     match case.operation {
         Operation::Train { side, interpolation } => {
             let image = decode_rgb8(&source).unwrap();
-            Geometry::new(image.width(), image.height(), side).unwrap().apply(&image, interpolation)
+            Geometry::new(image.width(), image.height(), Size::square(side))
+                .unwrap()
+                .apply(&image, interpolation)
         }
         Operation::Inference { size } => {
             let hint = load_hint_for_inference(&source, size).unwrap();

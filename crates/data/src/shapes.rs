@@ -10,9 +10,9 @@ use image::{Rgb, RgbImage};
 use rand_chacha::rand_core::Rng;
 
 use crate::colors::{self, Color, Palette};
+use crate::geometry::Side;
 use crate::picture::to_byte;
 use crate::random::{self, Purpose};
-use crate::transform::Side;
 
 /// Figure and ground differ by at least this in RGB (Euclidean, of 441), so that the figure can be seen.
 const MIN_COLOR_DISTANCE: f64 = 96.0;

@@ -1,4 +1,4 @@
-//! One geometry for a target image and its hint, and their pixels as numbers.
+//! From an image and its hint to numbers: one geometry for both, drawn by seed, epoch and sample.
 
 use std::path::Path;
 
@@ -6,118 +6,32 @@ use image::RgbImage;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{MAX_IMAGE_SIDE, decode_rgb8};
+use crate::buckets::Buckets;
+use crate::decode::decode_rgb8;
 use crate::error::DataError;
+use crate::geometry::{Crop, Flip, Geometry, Side, Size};
 use crate::hints::HintMaker;
 use crate::picture::{luma, rgb_to_signed, rgb_to_unit};
 use crate::random::{self, Purpose};
-use crate::resize::{Interpolation, Window, resize, resize_and_crop};
+use crate::resize::{Interpolation, resize};
 use crate::source::Sample;
-
-/// The largest [`Side`].
-const MAX_SIDE: usize = 16_384;
 
 /// A hint may differ from its image by this much in aspect ratio: the rounding of a resize, no more.
 const MAX_ASPECT_DIFFERENCE: f64 = 0.01;
 
-/// The side of a training image in pixels: a positive multiple of 8, because the VAE and the hint embedding
-/// halve it three times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "usize", into = "usize")]
-pub struct Side(u16);
-
-impl Side {
-    /// In pixels.
-    #[must_use]
-    pub fn get(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// In pixels, in the type that images use.
-    #[must_use]
-    pub fn pixels(self) -> u32 {
-        u32::from(self.0)
-    }
-}
-
-impl TryFrom<usize> for Side {
-    type Error = DataError;
-
-    fn try_from(value: usize) -> Result<Self, DataError> {
-        match u16::try_from(value) {
-            Ok(side) if side > 0 && side.is_multiple_of(8) && value <= MAX_SIDE => Ok(Self(side)),
-            _ => Err(DataError::InvalidSide { value, max: MAX_SIDE }),
-        }
-    }
-}
-
-impl From<Side> for usize {
-    fn from(side: Side) -> Self {
-        side.get()
-    }
-}
-
-/// Resize of the shorter side, then a centre crop: what is done to a target image and, equally, to its hint.
-///
-/// Source: torchvision `Resize(side)` and `CenterCrop(side)`, as in diffusers' `train_controlnet.py`. There the
-/// two images are cut independently; here the geometry comes from the target image alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Width and height before.
-    pub original: (u32, u32),
-    /// Width and height after the resize.
-    pub resized: (u32, u32),
-    /// Left and top of the crop in the resized image.
-    pub offset: (u32, u32),
-    /// Width and height of the crop.
-    pub side: Side,
-}
-
-impl Geometry {
-    /// The geometry of an image of `width` x `height` px.
-    ///
-    /// # Errors
-    /// [`DataError::TooElongated`] if the longer side would exceed 32,768 px.
-    pub fn new(width: u32, height: u32, side: Side) -> Result<Self, DataError> {
-        let longer = |long: u32, short: u32| {
-            // Rounded down, as torchvision does.
-            let scaled = u64::from(side.pixels()) * u64::from(long) / u64::from(short.max(1));
-            u32::try_from(scaled)
-                .ok()
-                .filter(|longer| *longer <= MAX_IMAGE_SIDE)
-                .ok_or(DataError::TooElongated { width, height, side: side.get() })
-        };
-        let resized = if width <= height {
-            (side.pixels(), longer(height, width)?)
-        } else {
-            (longer(width, height)?, side.pixels())
-        };
-        let offset = |length: u32| half_to_even(length - side.pixels());
-        Ok(Self { original: (width, height), resized, offset: (offset(resized.0), offset(resized.1)), side })
-    }
-
-    /// Resizes and crops; the image may have any size of about the same shape.
-    #[must_use]
-    pub fn apply(&self, image: &RgbImage, interpolation: Interpolation) -> RgbImage {
-        let (left, top) = self.offset;
-        let side = self.side.pixels();
-        resize_and_crop(image, self.resized, Window { left, top, width: side, height: side }, interpolation)
-    }
-}
-
-/// `length / 2`, halves rounded to even: Python's `round`.
-fn half_to_even(length: u32) -> u32 {
-    let half = length / 2;
-    if length % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
-}
-
 /// From a pair of files, or from a file alone, to the numbers that the networks take.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Transform {
-    /// Width and height of the result (`resolution`).
+    /// Width and height of the result (`resolution`), or the square of about the area of each [bucket](Buckets).
     pub side: Side,
+    /// The step of aspect buckets, if there are any.
+    pub buckets: Option<Side>,
     /// The filter of the resize.
     pub interpolation: Interpolation,
+    /// Where both are cut.
+    pub crop: Crop,
+    /// Whether both are mirrored.
+    pub flip: Flip,
     /// How the hint is made of the image, once that has its size; else it is read.
     pub hint: Option<HintMaker>,
 }
@@ -131,28 +45,57 @@ pub struct Turn {
     pub epoch: u64,
 }
 
-impl Turn {
-    fn rng(self, id: &str, purpose: Purpose) -> ChaCha8Rng {
-        random::rng(self.seed, self.epoch, id, purpose)
-    }
+/// What is done to the image and the hint of a sample at one turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turned<'a> {
+    pub(crate) transform: &'a Transform,
+    pub(crate) id: &'a str,
+    pub(crate) turn: Turn,
 }
 
-/// The pixels of a sample, each `[3, side, side]`.
+/// The pixels of a sample, each `[3, height, width]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PixelSample {
     /// The target image in [-1, 1].
     pub image_signed: Vec<f32>,
     /// The conditioning image in [0, 1]; -1 where it is to be painted.
     pub hint_unit: Vec<f32>,
-    /// Width and height of both.
-    pub side: Side,
+    /// How both came to their size.
+    pub geometry: Geometry,
 }
 
 impl Transform {
-    /// Reads the hint, and resizes both to `side`.
+    /// Reads the hint, resizes both to `side` and cuts them in the middle.
     #[must_use]
     pub fn new(side: Side, interpolation: Interpolation) -> Self {
-        Self { side, interpolation, hint: None }
+        Self { side, buckets: None, interpolation, crop: Crop::Center, flip: Flip::Never, hint: None }
+    }
+
+    /// The same without what is drawn of the geometry, and square: what samples are compared by.
+    #[must_use]
+    pub fn square(self) -> Self {
+        Self { buckets: None, ..self.undrawn() }
+    }
+
+    /// The same without what is drawn of the geometry.
+    #[must_use]
+    pub fn undrawn(self) -> Self {
+        Self { crop: Crop::Center, flip: Flip::Never, ..self }
+    }
+
+    /// Whether an image comes out the same in each epoch.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        (self.crop, self.flip) == (Crop::Center, Flip::Never)
+    }
+
+    /// The size for an image of this width and height.
+    #[must_use]
+    pub fn size_for(&self, image: (u32, u32)) -> Size {
+        match self.buckets {
+            Some(step) => Buckets::new(self.side, step).nearest(image),
+            None => Size::square(self.side),
+        }
     }
 
     /// Decodes and transforms both images of a sample.
@@ -166,38 +109,37 @@ impl Transform {
 
     fn pixels(&self, sample: &Sample, turn: Turn) -> Result<PixelSample, DataError> {
         let image = sample.image.decode_rgb8()?;
-        let Some(maker) = self.hint else { return self.apply(&image, &sample.hint.decode_rgb8()?) };
-        let image = self.framed(self.geometry_of(image.dimensions())?, &image);
-        let hint_unit = made_hint(maker, &image, sample, turn);
-        Ok(PixelSample { image_signed: rgb_to_signed(&image), hint_unit, side: self.side })
+        let turned = Turned { transform: self, id: &sample.id, turn };
+        match self.hint {
+            Some(maker) => {
+                let geometry = turned.geometry_of(image.dimensions())?;
+                let image = self.framed(geometry, &image);
+                let hint_unit = turned.made_hint(maker, &image);
+                Ok(PixelSample { image_signed: rgb_to_signed(&image), hint_unit, geometry })
+            }
+            None => self.apply(&image, &sample.hint.decode_rgb8()?, &sample.id, turn),
+        }
     }
 
-    /// Gives both images the geometry of the first. A hint of another size is resized straight to where its
+    /// Gives both images the geometry of the first at a turn. A hint of another size is resized straight to where its
     /// image goes.
     ///
     /// # Errors
     /// [`DataError::AspectMismatch`] if the two have different shapes, [`DataError::TooElongated`].
-    pub fn apply(&self, image: &RgbImage, hint: &RgbImage) -> Result<PixelSample, DataError> {
-        let geometry = self.geometry(image.dimensions(), hint.dimensions())?;
+    pub fn apply(
+        &self,
+        image: &RgbImage,
+        hint: &RgbImage,
+        id: &str,
+        turn: Turn,
+    ) -> Result<PixelSample, DataError> {
+        let turned = Turned { transform: self, id, turn };
+        let geometry = turned.geometry(image.dimensions(), hint.dimensions())?;
         Ok(PixelSample {
             image_signed: rgb_to_signed(&self.framed(geometry, image)),
             hint_unit: rgb_to_unit(&self.framed(geometry, hint)),
-            side: self.side,
+            geometry,
         })
-    }
-
-    /// The geometry of an image and its hint, from their widths and heights.
-    pub(crate) fn geometry(&self, image: (u32, u32), hint: (u32, u32)) -> Result<Geometry, DataError> {
-        let aspect = |(width, height): (u32, u32)| f64::from(width) / f64::from(height);
-        if (aspect(image) / aspect(hint) - 1.0).abs() > MAX_ASPECT_DIFFERENCE {
-            return Err(DataError::AspectMismatch { image, hint });
-        }
-        self.geometry_of(image)
-    }
-
-    /// The geometry of an image alone.
-    pub(crate) fn geometry_of(&self, image: (u32, u32)) -> Result<Geometry, DataError> {
-        Geometry::new(image.0, image.1, self.side)
     }
 
     pub(crate) fn framed(&self, geometry: Geometry, image: &RgbImage) -> RgbImage {
@@ -205,9 +147,46 @@ impl Transform {
     }
 }
 
-/// The hint of an image that has its size.
-pub(crate) fn made_hint(maker: HintMaker, image: &RgbImage, sample: &Sample, turn: Turn) -> Vec<f32> {
-    maker.make(image, &mut turn.rng(&sample.id, Purpose::Hint)).to_unit()
+impl Turned<'_> {
+    fn rng(&self, purpose: Purpose) -> ChaCha8Rng {
+        random::rng(self.turn.seed, self.turn.epoch, self.id, purpose)
+    }
+
+    /// Drawn first, so that it is known before the image's size is.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.transform.flip.draw(&mut self.rng(Purpose::Geometry))
+    }
+
+    /// The geometry of an image and its hint, from their widths and heights.
+    pub(crate) fn geometry(&self, image: (u32, u32), hint: (u32, u32)) -> Result<Geometry, DataError> {
+        if !have_one_shape(image, hint) {
+            return Err(DataError::AspectMismatch { image, hint });
+        }
+        self.geometry_of(image)
+    }
+
+    /// The geometry of an image alone.
+    pub(crate) fn geometry_of(&self, image: (u32, u32)) -> Result<Geometry, DataError> {
+        let centered = Geometry::new(image.0, image.1, self.transform.size_for(image))?;
+        let mut rng = self.rng(Purpose::Geometry);
+        let is_mirrored = self.transform.flip.draw(&mut rng);
+        let cut = match self.transform.crop {
+            Crop::Center => centered,
+            Crop::Random => centered.cut_anywhere(&mut rng),
+        };
+        Ok(Geometry { is_mirrored, ..cut })
+    }
+
+    /// The hint of an image that has its size.
+    pub(crate) fn made_hint(&self, maker: HintMaker, image: &RgbImage) -> Vec<f32> {
+        maker.make(image, &mut self.rng(Purpose::Hint)).to_unit()
+    }
+}
+
+/// Whether two sizes have one shape but for the rounding of a resize.
+pub(crate) fn have_one_shape(image: (u32, u32), hint: (u32, u32)) -> bool {
+    let aspect = |(width, height): (u32, u32)| f64::from(width) / f64::from(height);
+    (aspect(image) / aspect(hint) - 1.0).abs() <= MAX_ASPECT_DIFFERENCE
 }
 
 /// A conditioning image for inference.
@@ -272,54 +251,89 @@ mod tests {
 
     use super::*;
 
+    const TURN: Turn = Turn { seed: 0, epoch: 0 };
+
     fn side(value: usize) -> Side {
         Side::try_from(value).unwrap()
-    }
-
-    #[test]
-    fn geometry_follows_torchvision() {
-        #[track_caller]
-        fn check(size: (u32, u32), value: usize, resized: (u32, u32), offset: (u32, u32)) {
-            let geometry = Geometry::new(size.0, size.1, side(value)).unwrap();
-            assert_eq!((geometry.resized, geometry.offset), (resized, offset));
-        }
-        check((512, 512), 512, (512, 512), (0, 0));
-        check((640, 480), 512, (682, 512), (85, 0)); // int(682.67), (682 - 512) / 2
-        check((480, 640), 512, (512, 682), (0, 85));
-        check((100, 67), 64, (95, 64), (16, 0)); // round(15.5) = 16
-        check((97, 64), 64, (97, 64), (16, 0)); // round(16.5) = 16
-        check((99, 64), 64, (99, 64), (18, 0)); // round(17.5) = 18
-        check((3, 2), 256, (384, 256), (64, 0));
-    }
-
-    #[test]
-    fn thread_of_an_image_is_refused_instead_of_filling_the_memory() {
-        let error = Geometry::new(1, 30_000, side(512)).unwrap_err();
-        assert!(matches!(error, DataError::TooElongated { .. }));
-    }
-
-    #[test]
-    fn side_is_a_positive_multiple_of_eight() {
-        #[track_caller]
-        fn check(value: usize, hint: &str) {
-            assert_eq!(Side::try_from(value).unwrap_err().hint().as_deref(), Some(hint));
-        }
-        check(0, "use 8");
-        check(500, "use 496 or 504");
-        check(16_392, "use 16384");
-        check(usize::MAX, "use 16384");
-        assert_eq!(side(16_384).get(), 16_384);
-        assert!(serde_json::from_str::<Side>("12").is_err());
     }
 
     #[test]
     fn image_is_signed_and_hint_is_unit() {
         let image = RgbImage::from_pixel(8, 8, Rgb([0, 255, 51]));
         let transform = Transform::new(side(8), Interpolation::Bilinear);
-        let pixels = transform.apply(&image, &image).unwrap();
+        let pixels = transform.apply(&image, &image, "a", TURN).unwrap();
         assert_eq!(pixels.image_signed.len(), 3 * 64);
         assert_eq!([0, 64, 128].map(|at| pixels.image_signed[at]), [-1.0, 1.0, -0.6]);
         assert_eq!([0, 64, 128].map(|at| pixels.hint_unit[at]), [0.0, 1.0, 0.2]);
+    }
+
+    /// Every crop, mirror and set of sizes.
+    fn transforms() -> Vec<Transform> {
+        let mut all = Vec::new();
+        for interpolation in Interpolation::ALL {
+            for crop in [Crop::Center, Crop::Random] {
+                for flip in [Flip::Never, Flip::Random] {
+                    for buckets in [None, Some(side(8))] {
+                        all.push(Transform {
+                            crop,
+                            flip,
+                            buckets,
+                            ..Transform::new(side(32), interpolation)
+                        });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_pixelwise_hint_of_a_transformed_image_is_the_transformed_hint() {
+        // Exchanged channels: pixelwise, and untouched by any rounding.
+        let exchanged = |image: &RgbImage| {
+            let mut hint = image.clone();
+            hint.pixels_mut().for_each(|pixel| pixel.0.rotate_left(1));
+            hint
+        };
+        for (width, height) in [(61, 40), (40, 61), (32, 32), (200, 33)] {
+            let image = RgbImage::from_fn(width, height, |x, y| {
+                Rgb([x * 7, y * 5, x * y].map(|v| v.to_le_bytes()[0]))
+            });
+            for transform in transforms() {
+                for epoch in 0..8 {
+                    let pixels =
+                        transform.apply(&image, &exchanged(&image), "a", Turn { seed: 5, epoch }).unwrap();
+                    let framed = transform.framed(pixels.geometry, &image);
+                    assert_eq!(pixels.image_signed, rgb_to_signed(&framed), "{transform:?}");
+                    assert_eq!(pixels.hint_unit, rgb_to_unit(&exchanged(&framed)), "{transform:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_of_a_geometry_depends_on_seed_epoch_and_sample() {
+        let transform = Transform {
+            crop: Crop::Random,
+            flip: Flip::Random,
+            ..Transform::new(side(16), Interpolation::Box)
+        };
+        let geometry = |seed, epoch, id| {
+            Turned { transform: &transform, id, turn: Turn { seed, epoch } }.geometry_of((200, 40)).unwrap()
+        };
+        let usual = geometry(1, 1, "a");
+        assert_eq!(usual, geometry(1, 1, "a"));
+        assert_eq!(
+            usual.is_mirrored,
+            Turned { transform: &transform, id: "a", turn: Turn { seed: 1, epoch: 1 } }.is_mirrored()
+        );
+        let others = [geometry(2, 1, "a"), geometry(1, 2, "a"), geometry(1, 1, "b")];
+        assert!(others.iter().all(|other| other.offset != usual.offset), "{others:?}");
+        let fixed = Turned { transform: &transform.undrawn(), id: "a", turn: Turn { seed: 1, epoch: 1 } };
+        assert_eq!(
+            fixed.geometry_of((200, 40)).unwrap(),
+            Geometry::new(200, 40, Size::square(side(16))).unwrap()
+        );
     }
 
     #[test]
@@ -332,7 +346,7 @@ mod tests {
             })
         };
         let transform = Transform::new(side(32), Interpolation::Box);
-        let pixels = transform.apply(&square(1), &square(2)).unwrap();
+        let pixels = transform.apply(&square(1), &square(2), "a", TURN).unwrap();
         for (signed, unit) in pixels.image_signed.iter().zip(&pixels.hint_unit) {
             assert!((signed - (unit * 2.0 - 1.0)).abs() < 1e-6);
         }
@@ -341,10 +355,10 @@ mod tests {
     #[test]
     fn hint_of_another_shape_is_refused_with_both_sizes() {
         let transform = Transform::new(side(8), Interpolation::Bilinear);
-        let error = transform.apply(&RgbImage::new(100, 80), &RgbImage::new(80, 100)).unwrap_err();
+        let error = transform.apply(&RgbImage::new(100, 80), &RgbImage::new(80, 100), "a", TURN).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("100x80") && message.contains("80x100"), "{message}");
-        assert!(transform.apply(&RgbImage::new(1000, 800), &RgbImage::new(500, 401)).is_ok());
+        assert!(transform.apply(&RgbImage::new(1000, 800), &RgbImage::new(500, 401), "a", TURN).is_ok());
     }
 
     #[test]

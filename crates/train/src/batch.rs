@@ -14,7 +14,7 @@ use crate::nonfinite::NonFinite;
 pub(crate) struct Batch {
     /// Mean and logarithm of the variance of the images' latents, `[batch, 2 * latent_channels, height, width]`.
     pub moments: Tensor<4>,
-    /// Hints in [0, 1], `[batch, 3, side, side]`.
+    /// Hints in [0, 1], or -1 where they are to be painted; `[batch, 3, height, width]`.
     pub hint: Tensor<4>,
     /// Prompt embeddings, and what SDXL is told beside.
     pub conditioning: Conditioning,
@@ -39,7 +39,7 @@ impl Batch {
         dropout: &Dropout,
     ) -> Result<Self, TrainError> {
         let device = encoder.device().clone();
-        let side = host.side.get();
+        let size = host.size;
         let batch_size = host.ids.len();
         let captions = host.samples.iter().zip(&host.ids).map(|(&sample_idx, id)| {
             let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
@@ -49,22 +49,23 @@ impl Batch {
             .zip(&host.geometries)
             .map(|(caption, geometry)| encoder.prompt(bundle, caption, geometry))
             .collect::<Result<_, _>>()?;
-        let latents = host.targets.into_iter().map(|target| encoder.moments(bundle, target, side));
+        let latents = host.targets.into_iter().map(|target| encoder.moments(bundle, target, size));
         let latents: Vec<Encoded<4>> = latents.collect::<Result<_, _>>()?;
         let non_finite = not_finite(latents.iter().map(|latents| latents.is_finite))
             .map(|samples| (NonFinite::Latents, samples))
             .or_else(|| {
                 Some((NonFinite::Prompt, not_finite(prompts.iter().map(|prompt| prompt.is_finite))?))
             });
+        let shape = [batch_size, 3, size.height.get(), size.width.get()];
         let mut hint_unit = host.hint_unit;
-        for (hint, id) in hint_unit.chunks_exact_mut(3 * side * side).zip(&host.ids) {
+        for (hint, id) in hint_unit.chunks_exact_mut(3 * size.n_pixels()).zip(&host.ids) {
             if dropout.drops_hint(id) {
                 hint.fill(0.0);
             }
         }
         Ok(Self {
             moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
-            hint: Tensor::from_data(TensorData::new(hint_unit, [batch_size, 3, side, side]), &device),
+            hint: Tensor::from_data(TensorData::new(hint_unit, shape), &device),
             conditioning: Conditioning::cat(prompts.into_iter().map(|prompt| prompt.conditioning).collect()),
             ids: host.ids,
             non_finite,

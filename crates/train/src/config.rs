@@ -111,6 +111,17 @@ pub struct DataSection {
     pub max_train_samples: Option<NonZeroUsize>,
     /// Width and height of the training images in pixels, a multiple of 8. Default: 512.
     pub resolution: usize,
+    /// Give each image the size, of about as many pixels as the square, whose shape is nearest to its own, and make each batch
+    /// of images of one size. Default: false, as the reference, which has square images only.
+    pub aspect_buckets: bool,
+    /// Widths and heights of aspect buckets are multiples of it, in pixels. Left out: 64, as in kohya's scripts, whose name it
+    /// is, or an eighth of a resolution below 512.
+    pub bucket_reso_steps: Option<usize>,
+    /// Cut images anywhere, drawn anew in each epoch, instead of in the middle. Their latents are then encoded at each use.
+    /// Default: false, as the reference.
+    pub random_crop: bool,
+    /// Mirror half of the pairs, left to right, drawn anew in each epoch. Default: false, as the reference.
+    pub random_flip: bool,
     /// The filter of the resize. Left out: lanczos for SDXL (the default of `train_controlnet_sdxl.py`, whose flag it is), else
     /// bilinear (fixed in `train_controlnet.py`).
     pub image_interpolation_mode: Option<Interpolation>,
@@ -139,6 +150,10 @@ impl Default for DataSection {
             hint: None,
             max_train_samples: None,
             resolution: 512,
+            aspect_buckets: false,
+            bucket_reso_steps: None,
+            random_crop: false,
+            random_flip: false,
             image_interpolation_mode: None,
             crops_coords_top_left_h: None,
             crops_coords_top_left_w: None,

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
-use pyrograph_data::{Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Geometry, Target};
+use pyrograph_data::{
+    Blob, Cache, CacheCounts, CacheFolder, CacheKey, EncodedImages, Geometry, Size, Target,
+};
 use pyrograph_pipeline::{AutoencoderKl, Bundle, Conditioning, PromptEmbeddings, TextEncoders};
 
 use crate::TrainError;
@@ -181,10 +183,10 @@ impl Encoder {
         &self,
         bundle: &Bundle,
         target: Target,
-        side: usize,
+        size: Size,
     ) -> Result<Encoded<4>, TrainError> {
         let encode = |image_signed| -> Result<Tensor<4>, TrainError> {
-            let image = TensorData::new(image_signed, [1, 3, side, side]);
+            let image = TensorData::new(image_signed, [1, 3, size.height.get(), size.width.get()]);
             let image = Tensor::from_data(image, &self.device);
             Ok(self.vae(bundle)?.encode(image).moments().cast(DType::F32))
         };

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Transform, Turn};
+use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Size, Transform, Turn};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
@@ -76,7 +76,8 @@ impl Evaluator {
             tracing::warn!("a data set of one sample is not evaluated");
             return None;
         }
-        let (batch_size, transform, seed) = (plan.data.batch_size.get(), plan.data.transform, plan.seed);
+        let (batch_size, transform, seed) =
+            (plan.data.batch_size.get(), plan.data.transform.square(), plan.seed);
         Some(Self { set, every_steps, batch_size, transform, seed })
     }
 
@@ -140,10 +141,11 @@ impl Evaluator {
         let (targets, hints): (Vec<_>, Vec<_>) =
             loaded.into_iter().map(|loaded| (loaded.target, loaded.hint_unit)).unzip();
 
+        let size = Size::square(self.transform.side);
         let side = self.transform.side.get();
         let members = &samples[first..first + batch_size];
         let targets = targets.into_iter().take(batch_size);
-        let moments = targets.map(|target| Ok(encoder.moments(bundle, target, side)?.tensor));
+        let moments = targets.map(|target| Ok(encoder.moments(bundle, target, size)?.tensor));
         let moments = moments.collect::<Result<_, TrainError>>()?;
         let captions = members.iter().map(caption);
         let prompts = captions

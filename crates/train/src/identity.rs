@@ -5,7 +5,7 @@ use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
-use pyrograph_data::Dataset;
+use pyrograph_data::{Crop, Dataset, Flip};
 use pyrograph_pipeline::Bundle;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,9 @@ impl Identity {
     /// What is known before the base model is loaded.
     pub(crate) fn new(plan: &TrainPlan, dataset: &Dataset) -> Self {
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
-        let hint = plan.data.transform.hint.map(|maker| maker.to_string());
+        let transform = plan.data.transform;
+        let steps = transform.buckets.map(|step| format!("steps of {} px", step.get()));
+        let hint = transform.hint.map(|maker| maker.to_string());
         let settings = [
             ("seed", plan.seed.to_string()),
             ("train_batch_size", plan.data.batch_size.to_string()),
@@ -51,6 +53,9 @@ impl Identity {
             ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
             ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),
             ("sd_locked", plan.model.sd_locked.to_string()),
+            ("aspect buckets", steps.unwrap_or_else(|| "none".to_owned())),
+            ("random_crop", (transform.crop == Crop::Random).to_string()),
+            ("random_flip", (transform.flip == Flip::Random).to_string()),
             ("hint", hint.unwrap_or_else(|| "read from files".to_owned())),
             ("resolution", plan.data.transform.side.get().to_string()),
             ("data set", hexadecimal(&dataset.fingerprint())),

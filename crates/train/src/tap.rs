@@ -32,7 +32,7 @@ pub struct Tapped<'a> {
     pub ids: &'a [String],
     /// Mean and logarithm of the variance of the latents, `[batch, 2 * latent_channels, height, width]`.
     pub moments: &'a mut Tensor<4>,
-    /// In [0, 1], `[batch, 3, side, side]`.
+    /// In [0, 1], `[batch, 3, height, width]`.
     pub hint: &'a mut Tensor<4>,
     /// Prompt embeddings, `[batch, tokens, context_dim]`.
     pub context: &'a mut Tensor<3>,

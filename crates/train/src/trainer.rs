@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::prelude::*;
-use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions};
+use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions, bucket_of_each};
 use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
 use pyrograph_pipeline::{Bundle, PipelineError, save_controlnet, save_unet};
 use pyrograph_unet::{ControlNet, ControlNetConfig};
@@ -63,6 +63,8 @@ pub struct Trainer {
     bundle: Bundle,
     schedule: NoiseSchedule,
     dataset: Arc<Dataset>,
+    /// The bucket of each of its samples, if there are any.
+    buckets: Option<Arc<[usize]>>,
     encoder: Encoder,
     evaluator: Option<Evaluator>,
     validator: Validator,
@@ -166,6 +168,7 @@ impl Trainer {
         let bundle = bundle.in_precision(plan.precision.precision());
         let mut trainer = Self {
             encoder: Encoder::new(&plan, &bundle, device.clone()),
+            buckets: bucket_of_each(dataset.samples(), &plan.data.transform),
             dataset: Arc::new(dataset),
             trainee: start.trainee,
             controlnet_config: start.controlnet_config,
@@ -501,6 +504,12 @@ impl Trainer {
         self.record.seconds + self.since.elapsed().as_secs_f64()
     }
 
+    /// Which samples make up each batch.
+    fn batch_order(&self) -> BatchOrder {
+        let n_samples = self.dataset.samples().len();
+        BatchOrder::new(self.plan.seed, n_samples, self.plan.data.batch_size).within(self.buckets.clone())
+    }
+
     pub(crate) fn loader(&self) -> Result<Loader, TrainError> {
         let options = LoaderOptions {
             seed: self.plan.seed,
@@ -508,6 +517,7 @@ impl Trainer {
             workers: self.plan.data.workers,
             prefetch: PREFETCH,
             transform: self.plan.data.transform,
+            buckets: self.buckets.clone(),
             encoded: self.encoder.images().cloned(),
         };
         Loader::new(Arc::clone(&self.dataset), &options, self.position.cursor).map_err(TrainError::Data)
@@ -546,7 +556,7 @@ impl Trainer {
         let n_examples = self.dataset.samples().len();
         let batch_size = self.plan.data.batch_size;
         let accumulation = self.plan.optimizer.accumulation_steps.get();
-        let batches_per_epoch = BatchOrder::new(self.plan.seed, n_examples, batch_size).batches_per_epoch();
+        let batches_per_epoch = self.batch_order().batches_per_epoch();
         let steps_per_epoch = NonZeroU64::new(batches_per_epoch.div_ceil(accumulation) as u64)
             .expect("a data set has at least one sample");
         let total_steps = self.plan.length.total_steps(steps_per_epoch).get();

@@ -11,7 +11,8 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use pyrograph_data::random::{self, Purpose};
 use pyrograph_data::{
-    HintPixels, RgbImage, Sample, Transform, Turn, grid, load_hint_for_inference, png_bytes, rgb_from_unit,
+    HintPixels, RgbImage, Sample, Size, Transform, Turn, grid, load_hint_for_inference, png_bytes,
+    rgb_from_unit,
 };
 use pyrograph_pipeline::{
     Bundle, Control, GivenEmbeddings, NoNegative, Request, generate_with, standard_normal,
@@ -43,12 +44,13 @@ impl Row {
 
     fn of_sample(sample: &Sample, transform: Transform, turn: Turn) -> Result<Self, TrainError> {
         let pixels = transform.load(sample, turn).map_err(TrainError::Data)?;
-        let side = transform.side.pixels();
+        let Size { width, height } = pixels.geometry.size;
+        let (width, height) = (width.pixels(), height.pixels());
         let target_unit: Vec<f32> = pixels.image_signed.iter().map(|value| value / 2.0 + 0.5).collect();
         Ok(Self {
             prompt: sample.captions.first().cloned().unwrap_or_default(),
-            hint: HintPixels { hint_unit: pixels.hint_unit, width: side, height: side },
-            target: Some(image(&target_unit, side, side)?),
+            hint: HintPixels { hint_unit: pixels.hint_unit, width, height },
+            target: Some(image(&target_unit, width, height)?),
         })
     }
 }
@@ -79,7 +81,7 @@ impl Validator {
             let samples = samples.iter().take(validation.n_samples);
             let turn = Turn { seed: plan.seed, epoch: 0 };
             samples
-                .map(|sample| Row::of_sample(sample, plan.data.transform, turn))
+                .map(|sample| Row::of_sample(sample, plan.data.transform.undrawn(), turn))
                 .collect::<Result<_, _>>()?
         } else {
             validation.pairs.iter().map(Row::of_pair).collect::<Result<_, _>>()?

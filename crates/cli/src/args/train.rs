@@ -128,6 +128,22 @@ struct DataArgs {
     /// Width and height of the training images in pixels, a multiple of 8 [default: 512].
     #[arg(long, value_name = "PIXELS")]
     resolution: Option<usize>,
+    /// Give each image the size, of about as many pixels as the square, that is nearest to its shape, instead of cutting all
+    /// to squares [default: false].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    aspect_buckets: Option<bool>,
+    /// Widths and heights of aspect buckets are multiples of it [default: 64, or an eighth of a resolution below 512].
+    #[arg(long, value_name = "PIXELS")]
+    bucket_reso_steps: Option<usize>,
+    /// Cut pairs anywhere, drawn anew in each epoch; latents are then not kept [default: false].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    random_crop: Option<bool>,
+    /// Cut pairs in the middle, which is what is done unless a preset or a flag says otherwise.
+    #[arg(long, conflicts_with = "random_crop")]
+    center_crop: bool,
+    /// Mirror half of the pairs, left to right, drawn anew in each epoch [default: false].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    random_flip: Option<bool>,
     /// The filter that images are resized with [default: lanczos for SDXL, else bilinear].
     #[arg(long, value_parser = choice::<Interpolation>(Interpolation::ALL.map(Interpolation::name)), value_name = "FILTER")]
     image_interpolation_mode: Option<Interpolation>,
@@ -356,6 +372,10 @@ impl DataArgs {
         set_some(&mut data.hint, &self.hint);
         set_some(&mut data.max_train_samples, &self.max_train_samples);
         set(&mut data.resolution, &self.resolution);
+        set(&mut data.aspect_buckets, &self.aspect_buckets);
+        set_some(&mut data.bucket_reso_steps, &self.bucket_reso_steps);
+        set(&mut data.random_crop, &self.random_crop.or(self.center_crop.then_some(false)));
+        set(&mut data.random_flip, &self.random_flip);
         set_some(&mut data.image_interpolation_mode, &self.image_interpolation_mode);
         set_some(&mut data.crops_coords_top_left_h, &self.crops_coords_top_left_h);
         set_some(&mut data.crops_coords_top_left_w, &self.crops_coords_top_left_w);
@@ -475,6 +495,10 @@ mod tests {
     #[test]
     fn no_flag_leaves_every_setting_of_a_preset() {
         let mut full = TrainConfig::default();
+        full.data.aspect_buckets = true;
+        full.data.bucket_reso_steps = Some(16);
+        full.data.random_crop = true;
+        full.data.random_flip = true;
         full.data.hint = Some("tile:2..8".parse().unwrap());
         full.data.resolution = 64;
         full.data.image_interpolation_mode = Some(Interpolation::Lanczos);

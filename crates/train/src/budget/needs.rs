@@ -1,6 +1,7 @@
 //! What each thing of a run takes, in bytes.
 
 use burn::tensor::DType;
+use pyrograph_data::{Crop, Flip};
 use pyrograph_pipeline::BundleConfigs;
 
 use super::activations::{self, BatchSize, Peak, to_u64};
@@ -225,7 +226,14 @@ fn cache_bytes(run: &RunSize, plan: &TrainPlan) -> u64 {
     let prompt = run.configs.prompt_bytes();
     let limit = to_u64(MEMORY_BYTES);
     let of = |count: usize, bytes: u64| to_u64(count).saturating_mul(bytes).min(limit);
-    of(run.n_samples, latents) + of(run.n_captions, prompt)
+    let transform = plan.data.transform;
+    // Both mirrors of an image are kept, and no crop that is drawn.
+    let n_latents = match (transform.crop, transform.flip) {
+        (Crop::Random, _) => 0,
+        (Crop::Center, Flip::Random) => 2 * run.n_samples,
+        (Crop::Center, Flip::Never) => run.n_samples,
+    };
+    of(n_latents, latents) + of(run.n_captions, prompt)
 }
 
 /// Image and hint of each sample that is read ahead, and of the batch in use.

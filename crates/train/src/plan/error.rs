@@ -106,6 +106,14 @@ pub enum PlanError {
         /// The rule it breaks.
         source: DataError,
     },
+    /// A step of aspect buckets that the networks cannot halve three times.
+    #[error("`--bucket_reso_steps` must be divisible by 8, found {value}")]
+    BucketSteps {
+        /// The number given.
+        value: usize,
+        /// The rule it breaks.
+        source: DataError,
+    },
     /// A number outside its range.
     #[error("`--{flag}` must be {expected}, found {value}")]
     OutOfRange {
@@ -165,7 +173,7 @@ impl PlanError {
             Self::UnknownKey { near, .. } => {
                 return near.as_ref().map(|near| format!("did you mean {near}?"));
             }
-            Self::Resolution { source, .. } => return source.hint(),
+            Self::Resolution { source, .. } | Self::BucketSteps { source, .. } => return source.hint(),
             Self::UnknownLrScheduler { name } => {
                 let names = LrScheduler::ALL
                     .map(|scheduler| (strsim::jaro_winkler(name, scheduler.name()), scheduler));

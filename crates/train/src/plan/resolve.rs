@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 
-use pyrograph_data::{Columns, Interpolation, Side, Transform};
+use pyrograph_data::{Buckets, Columns, Crop, Flip, Interpolation, Side, Transform};
 use pyrograph_pipeline::is_xl;
 
 use super::{
@@ -105,6 +105,10 @@ fn require_share_of_empty_prompts(section: &DataSection) -> Result<(), PlanError
 fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan, PlanError> {
     let value = section.resolution;
     let side = Side::try_from(value).map_err(|source| PlanError::Resolution { value, source })?;
+    let step = match section.bucket_reso_steps {
+        Some(value) => Side::try_from(value).map_err(|source| PlanError::BucketSteps { value, source })?,
+        None => Buckets::usual_step(side),
+    };
     Ok(DataPlan {
         dir,
         columns: Columns {
@@ -115,6 +119,9 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
         max_samples: section.max_train_samples,
         transform: Transform {
             side,
+            buckets: section.aspect_buckets.then_some(step),
+            crop: if section.random_crop { Crop::Random } else { Crop::Center },
+            flip: if section.random_flip { Flip::Random } else { Flip::Never },
             interpolation: section.image_interpolation_mode.unwrap_or_else(|| usual_interpolation(base)),
             hint: section.hint,
         },
@@ -315,6 +322,10 @@ impl From<TrainPlan> for TrainConfig {
                 hint: data.transform.hint,
                 max_train_samples: data.max_samples,
                 resolution: data.transform.side.get(),
+                aspect_buckets: data.transform.buckets.is_some(),
+                bucket_reso_steps: data.transform.buckets.map(Side::get),
+                random_crop: data.transform.crop == Crop::Random,
+                random_flip: data.transform.flip == Flip::Random,
                 image_interpolation_mode: Some(data.transform.interpolation),
                 crops_coords_top_left_h: crop[0],
                 crops_coords_top_left_w: crop[1],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pyrograph_data::{BatchOrder, Cursor};
+use pyrograph_data::Cursor;
 use pyrograph_pipeline::Bundle;
 
 use super::Trainer;
@@ -46,7 +46,7 @@ impl Trainer {
     /// Places in the data set.
     fn samples_to_come(&self, total_steps: u64) -> BTreeSet<usize> {
         let n_samples = self.dataset.samples().len();
-        let mut order = BatchOrder::new(self.plan.seed, n_samples, self.plan.data.batch_size);
+        let mut order = self.batch_order();
         let n_steps = total_steps.saturating_sub(self.step());
         let n_batches = n_steps.saturating_mul(self.plan.optimizer.accumulation_steps.get() as u64);
         if n_batches >= order.batches_per_epoch() as u64 {
@@ -67,14 +67,16 @@ impl Trainer {
         if batch == 0 { epoch } else { epoch + 1 }
     }
 
-    /// Frees the VAE's encoder when all pictures were seen in an epoch, unless their latents are not kept.
+    /// Frees the VAE's encoder when all pictures were seen in an epoch, unless their latents are not kept, or a later epoch
+    /// may have a mirror or crop of one that was not seen yet.
     pub(super) fn free_vae_encoder_after(&mut self, epoch: u64) {
         let is_over = self.position.cursor.epoch > epoch;
         let n_evaluated = self.plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let n_samples = self.dataset.samples().len() + n_evaluated;
         let side = self.plan.data.transform.side.get();
         let is_kept = || keeps_all(&self.plan.cache, n_samples, self.bundle.configs().moments_bytes(side));
-        if is_over && !self.encoder.has_freed_vae() && is_kept() {
+        let is_fixed = self.plan.data.transform.is_fixed();
+        if is_over && is_fixed && !self.encoder.has_freed_vae() && is_kept() {
             self.encoder.free_vae_encoder(&mut self.bundle);
         }
     }

@@ -75,7 +75,7 @@ pub(super) fn require_same_run(
 /// Where a run of this identity continues. Among other batches a place within an epoch means nothing: the next one
 /// begins.
 pub(super) fn continued(checkpoint: &Checkpoint, identity: &Identity) -> Position {
-    const OF_THE_ORDER: [&str; 3] = ["seed", "train_batch_size", "number of samples"];
+    const OF_THE_ORDER: [&str; 4] = ["seed", "train_batch_size", "number of samples", "aspect buckets"];
     let mut position = checkpoint.position();
     let differences = checkpoint.differences(identity);
     let is_other = differences.iter().any(|difference| OF_THE_ORDER.contains(&difference.key.as_str()));
