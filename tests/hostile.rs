@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use pyrograph::backend;
-use pyrograph_fuzz::{NUMBERS, config_json, preset_toml, put_number, safetensors, tokenizer};
+use pyrograph_fuzz::{NUMBERS, config_json, pickle, preset_toml, put_number, safetensors, tokenizer};
+use pyrograph_weights::{WeightsError, load_pickled_tensors};
 
 /// Reads each file of a folder as it is, cut short, and with each number in it exchanged: none may end the process.
 fn check(folder: &Path, read: impl Fn(&[u8])) {
@@ -42,6 +43,33 @@ fn configs_with_absurd_numbers_are_refused() {
 #[test]
 fn presets_with_absurd_numbers_are_refused_or_mean_what_they_say() {
     check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs"), preset_toml);
+}
+
+#[test]
+fn pickles_cut_off_or_changed_anywhere_are_refused_or_read() {
+    check(&seeds("pickle"), pickle);
+    for entry in fs::read_dir(seeds("pickle")).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        // All places take a minute.
+        for place in (0..bytes.len()).step_by(11) {
+            pickle(&bytes[..place]);
+            for value in [0x28, 0x52, 0xff] {
+                let mut changed = bytes.clone();
+                changed[place] = value;
+                pickle(&changed);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pickle_that_calls_a_program_is_refused_by_its_name() {
+    for (file, call) in [("system.bin", "posix.system"), ("eval.bin", "__builtin__.eval")] {
+        let error = load_pickled_tensors(&seeds("pickle").join(file)).unwrap_err();
+        assert!(matches!(&error, WeightsError::PickleActs { calls, .. } if calls == &[call]), "{error:?}");
+        assert!(error.hint().unwrap().contains("do not load it in Python"));
+    }
+    assert!(!Path::new("pwned").exists());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer, parse_weighted
 use pyrograph_train::{TrainConfig, TrainPlan};
 use pyrograph_unet::{ControlNetConfig, ControlNetJson, UnetConfig, UnetJson};
 use pyrograph_vae::{VaeConfig, VaeJson};
-use pyrograph_weights::{Renames, inspect, load_tensors, names_and_shapes};
+use pyrograph_weights::{Pickles, Renames, inspect, load_pickled_tensors, load_tensors, names_and_shapes};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -73,7 +73,19 @@ pub fn safetensors(bytes: &[u8]) {
     with_files(&[("model.safetensors", bytes)], |folder| {
         let path = folder.join("model.safetensors");
         let _ = load_tensors(&path);
-        let _ = inspect(&path);
+        let _ = inspect(&path, Pickles::Refused);
+    });
+}
+
+/// A pickled file of PyTorch, in any of its containers, and its tensors as far as they are small.
+pub fn pickle(bytes: &[u8]) {
+    with_files(&[("model.bin", bytes)], |folder| {
+        let path = folder.join("model.bin");
+        let report = inspect(&path, Pickles::Allowed);
+        // Views may repeat what is stored any number of times. Who loads a model knows how large its tensors are.
+        if report.is_ok_and(|report| report.bytes < 1 << 24) {
+            let _ = load_pickled_tensors(&path);
+        }
     });
 }
 

@@ -8,6 +8,7 @@ use pyrograph_pipeline::{
     BasePreset, Bundle, BundleOptions, Control, ControlMode, Precision, Request, SamplerKind, generate,
     init_base, load_controlnet,
 };
+use pyrograph_weights::Pickles;
 use serde::Deserialize;
 
 use super::cases::{Case, cases};
@@ -84,8 +85,8 @@ fn networks_of_random_weights_draw_alike_in_half_precision_with_a_controlnet() {
         let draw = |precision: Precision| {
             let options = BundleOptions { precision, ..BundleOptions::default() };
             let bundle = Bundle::open(&case.dir.join("base"), &options, &device).expect("a base folder");
-            let (controlnet, _) =
-                load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+            let (controlnet, _) = load_controlnet(&case.dir.join("controlnet"), Pickles::Refused, &device)
+                .expect("a ControlNet folder");
             let controlnet = precision.of_controlnet(controlnet);
             let request = Request {
                 controls: vec![Control::new(&controlnet, hint.clone())],
@@ -113,8 +114,8 @@ fn generate_draws_the_picture_that_diffusers_draws() {
         let settings: Settings = case.json("case.json");
         let bundle =
             Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
-        let (controlnet, _) =
-            load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+        let (controlnet, _) = load_controlnet(&case.dir.join("controlnet"), Pickles::Refused, &device)
+            .expect("a ControlNet folder");
         let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
         let (height, width) = (hint.height as usize, hint.width as usize);
         let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, [1, 3, height, width]), &device);
@@ -157,8 +158,8 @@ fn check_batch(case: &Case) {
     let device = backend::device();
     let bundle =
         Bundle::open(&case.dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
-    let (controlnet, _) =
-        load_controlnet(&case.dir.join("controlnet"), &device).expect("a ControlNet folder");
+    let (controlnet, _) = load_controlnet(&case.dir.join("controlnet"), Pickles::Refused, &device)
+        .expect("a ControlNet folder");
     let hint = load_hint_for_inference(&case.dir.join("hint.png"), None).expect("a hint");
     let (height, width) = (hint.height as usize, hint.width as usize);
     let hint = Tensor::<4>::from_data(TensorData::new(hint.hint_unit, [1, 3, height, width]), &device);

@@ -11,6 +11,7 @@ use pyrograph_pipeline::{
     StepEnd, Steps, denoise, generate, generate_with, load_controlnet, standard_normal,
 };
 use pyrograph_unet::ControlNet;
+use pyrograph_weights::Pickles;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
@@ -74,7 +75,8 @@ fn check(case: &Case) {
         Bundle::open(&base, &options, &device).expect("a base folder")
     });
     let nets = ["controlnet-0", "controlnet-1"].map(|folder| {
-        let (net, config) = load_controlnet(&case.dir.join(folder), &device).expect("a ControlNet folder");
+        let (net, config) =
+            load_controlnet(&case.dir.join(folder), Pickles::Refused, &device).expect("a ControlNet folder");
         for bundle in &bundles {
             bundle.check_controlnet(&config).expect("a ControlNet for the base");
         }
@@ -156,8 +158,8 @@ impl Studio {
         let dir = crate::fixtures().join("parity/tasks").join(family);
         let bundle =
             Bundle::open(&dir.join("base"), &BundleOptions::default(), &device).expect("a base folder");
-        let (controlnet, _) =
-            load_controlnet(&dir.join("controlnet-0"), &device).expect("a ControlNet folder");
+        let (controlnet, _) = load_controlnet(&dir.join("controlnet-0"), Pickles::Refused, &device)
+            .expect("a ControlNet folder");
         let hint = load_hint_for_inference(&dir.join("hint-0.png"), None).expect("a hint");
         let size = [1, 3, hint.height as usize, hint.width as usize];
         let hint = Tensor::from_data(TensorData::new(hint.hint_unit, size), &device);

@@ -6,6 +6,7 @@ use std::path::Path;
 use pyrograph::backend;
 use pyrograph_pipeline::load_controlnet;
 use pyrograph_train::{Evaluation, Event, Observer, TrainConfig, TrainError, Trainer};
+use pyrograph_weights::Pickles;
 use serde_json::Value;
 
 use super::{circles, circles_of, plan};
@@ -137,7 +138,8 @@ fn the_best_controlnet_is_that_of_the_largest_gap() {
     let told: Value =
         serde_json::from_slice(&fs::read(folder.join("best.json")).expect("its step")).expect("JSON");
     assert_eq!(told["step"], best.step);
-    load_controlnet(&folder, &backend::device()).expect("a ControlNet in diffusers' layout");
+    load_controlnet(&folder, Pickles::Refused, &backend::device())
+        .expect("a ControlNet in diffusers' layout");
     let weights =
         |folder: &Path| fs::read(folder.join("diffusion_pytorch_model.safetensors")).expect("weights");
     let checkpoint = dir.path().join(format!("out/checkpoint-{}/controlnet", best.step));

@@ -10,7 +10,7 @@ use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
 use pyrograph_vae::{AutoencoderKl, Passes, VaeConfig, VaeJson};
 use pyrograph_weights::{
-    ComponentDir, Disk, LoadOptions, PipelineFolder, Renames, SaveOptions, save, write_config,
+    ComponentDir, Disk, LoadOptions, Pickles, PipelineFolder, Renames, SaveOptions, save, write_config,
 };
 use serde_json::Value;
 
@@ -71,6 +71,8 @@ pub enum NoNegative {
 pub struct BundleOptions<'a> {
     /// The variant of the weight files, as `fp16` in `model.fp16.safetensors`.
     pub variant: Option<&'a str>,
+    /// Whether pickled weight files are read, where there are no others.
+    pub pickles: Pickles,
     /// Another folder for the tokenizer; of SDXL's two, for the first.
     pub tokenizer: Option<&'a Path>,
     /// Another UNet's folder, as a run with an unlocked base model writes it.
@@ -87,15 +89,14 @@ impl Bundle {
     /// # Errors
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
     pub fn open(path: &Path, options: &BundleOptions<'_>, device: &Device) -> Result<Self, PipelineError> {
-        let variant = options.variant;
         let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
         // Before gigabytes are read.
         let vae_weights = BundleConfigs::open(path, options.vae)?.vae_weights(options.precision);
         let weights_dtype = options.precision.weights;
 
         let (unet, unet_config) = match options.unet {
-            Some(path) => load_unet(path, None, device)?,
-            None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, variant, device)?,
+            Some(path) => load_unet(path, &BundleOptions { variant: None, ..*options }, device)?,
+            None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, options, device)?,
         };
 
         let unet = in_weights(unet, weights_dtype);
@@ -191,6 +192,7 @@ pub(crate) fn load_vae(
         renames: Renames::new(pyrograph_vae::RENAMES),
         aliases: pyrograph_vae::LEGACY_ALIASES,
         variant: options.variant,
+        pickles: options.pickles,
         ..LoadOptions::default()
     };
     let vae = dir.load(vae_config.init(device), &load).map_err(weights("VAE"))?;
@@ -251,6 +253,7 @@ impl TextPart {
             optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),
             ignore: pyrograph_text::IGNORED,
             variant: options.variant,
+            pickles: options.pickles,
             ..LoadOptions::default()
         };
         let model = dir.load(text_config.init(device), &load).map_err(weights(self.name))?;
@@ -264,21 +267,25 @@ impl TextPart {
     }
 }
 
-/// Loads a UNet folder onto a device, by the weight files of a variant if one is named.
+/// Loads a UNet folder onto a device, from the weight files that the options choose.
 ///
 /// # Errors
 /// [`PipelineError`] if the folder is of another kind or its weights do not match its config.
 pub fn load_unet(
     path: &Path,
-    variant: Option<&str>,
+    options: &BundleOptions<'_>,
     device: &Device,
 ) -> Result<(Unet, UnetConfig), PipelineError> {
     let dir = ComponentDir::open(path, &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
     let json: UnetJson = dir.config().map_err(weights("UNet"))?;
     let unet_config = UnetConfig::try_from(json).map_err(config("UNet"))?;
-    let options =
-        LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), variant, ..LoadOptions::default() };
-    let unet = dir.load(unet_config.init(device), &options).map_err(weights("UNet"))?;
+    let load = LoadOptions {
+        renames: Renames::new(pyrograph_unet::RENAMES),
+        variant: options.variant,
+        pickles: options.pickles,
+        ..LoadOptions::default()
+    };
+    let unet = dir.load(unet_config.init(device), &load).map_err(weights("UNet"))?;
     Ok((unet, unet_config))
 }
 
@@ -303,12 +310,14 @@ pub fn save_unet(
 /// [`PipelineError`] if the folder is of another kind or its weights do not match its config.
 pub fn load_controlnet(
     path: &Path,
+    pickles: Pickles,
     device: &Device,
 ) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
     let dir = ComponentDir::open(path, &["ControlNetModel"]).map_err(weights("ControlNet"))?;
     let json: ControlNetJson = dir.config().map_err(weights("ControlNet"))?;
     let controlnet_config = ControlNetConfig::try_from(json).map_err(config("ControlNet"))?;
-    let options = LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), ..LoadOptions::default() };
+    let options =
+        LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), pickles, ..LoadOptions::default() };
     let controlnet = dir.load(controlnet_config.init(device), &options).map_err(weights("ControlNet"))?;
     Ok((controlnet, controlnet_config))
 }

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use pyrograph_data::Cursor;
-use pyrograph_pipeline::{Bundle, load_controlnet, load_unet, save_controlnet, save_unet};
+use pyrograph_pipeline::{Bundle, BundleOptions, load_controlnet, load_unet, save_controlnet, save_unet};
 use pyrograph_unet::{ControlNet, ControlNetConfig, Unet, UnetConfig};
-use pyrograph_weights::{Disk, load_tensors, save_tensors};
+use pyrograph_weights::{Disk, Pickles, load_tensors, save_tensors};
 use serde::{Deserialize, Serialize};
 
 use self::manifest::{MANIFEST, Manifest, Recorder};
@@ -361,15 +361,16 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Restored, TrainError> {
         let (controlnet, controlnet_config) =
-            load_controlnet(&self.path.join(CONTROLNET), device).map_err(TrainError::Pipeline)?;
+            load_controlnet(&self.path.join(CONTROLNET), Pickles::Refused, device)
+                .map_err(TrainError::Pipeline)?;
         let state = load_tensors(&self.path.join(OPTIMIZER)).map_err(TrainError::Weights)?;
         let steps = self.position.optimizer_step;
         let ema = self.restore_ema(plan, &controlnet, device)?;
         let mut trainee = Trainee::new(controlnet, bundle, plan.model.sd_locked);
         let unet_dir = self.path.join(UNET);
         if let Some(unet) = trainee.unet.as_mut().filter(|_| unet_dir.is_dir()) {
-            let (trained, _) =
-                load_unet(&unet_dir, None, &device.clone().inner()).map_err(TrainError::Pipeline)?;
+            let (trained, _) = load_unet(&unet_dir, &BundleOptions::default(), &device.clone().inner())
+                .map_err(TrainError::Pipeline)?;
             *unet = trained.with_trainable_decoder();
         }
         let optimizer = Optimizer::resumed(plan.optimizer.algorithm, steps, state, &trainee, device)?;

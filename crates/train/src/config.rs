@@ -71,6 +71,8 @@ pub struct ModelSection {
     pub tokenizer_name: Option<PathBuf>,
     /// The variant of the frozen models' weight files, as in `model.fp16.safetensors`.
     pub variant: Option<String>,
+    /// Read pickled weight files (`.bin`, `.ckpt`, `.pth`) where there are no others; nothing in them is run. Default: false.
+    pub allow_pickle: bool,
     /// Leave the base model as it is. If false, the UNet's decoder is trained with the ControlNet, which is for data unlike
     /// the base model's; a lower learning rate is usual. Default: true; the name is that of the original ControlNet code.
     pub sd_locked: bool,
@@ -85,6 +87,7 @@ impl Default for ModelSection {
             conditioning_embedding_out_channels: None,
             tokenizer_name: None,
             variant: None,
+            allow_pickle: false,
             sd_locked: true,
         }
     }

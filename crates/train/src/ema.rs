@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use pyrograph_pipeline::{load_controlnet, save_controlnet_as};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson};
-use pyrograph_weights::Disk;
+use pyrograph_weights::{Disk, Pickles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -183,7 +183,8 @@ impl Ema<ControlNet> {
         let problem = |problem| TrainError::NotACheckpoint { path: dir.to_owned(), problem };
         let EmaJson { optimization_step: steps, .. } =
             read_json(&dir.join("config.json")).map_err(problem)?;
-        let (average, _) = load_controlnet(dir, &device.clone().inner()).map_err(TrainError::Pipeline)?;
+        let (average, _) =
+            load_controlnet(dir, Pickles::Refused, &device.clone().inner()).map_err(TrainError::Pipeline)?;
         Ok(Self { section, steps, average })
     }
 }

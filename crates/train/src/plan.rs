@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use pyrograph_data::{Columns, Transform};
 use pyrograph_pipeline::BundleOptions;
 use pyrograph_unet::ParameterGroup;
+use pyrograph_weights::Pickles;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{MemorySection, ReportSection, TrainConfig};
@@ -81,6 +82,8 @@ pub struct ModelPlan {
     pub tokenizer: Option<PathBuf>,
     /// The variant of the frozen models' weight files, `fp16` in `model.fp16.safetensors`.
     pub variant: Option<String>,
+    /// Whether pickled weight files are read.
+    pub pickles: Pickles,
     /// Whether the base model is left as it is; else its UNet's decoder is trained, too.
     pub sd_locked: bool,
 }
@@ -90,6 +93,7 @@ impl ModelPlan {
     pub(crate) fn options(&self) -> BundleOptions<'_> {
         BundleOptions {
             variant: self.variant.as_deref(),
+            pickles: self.pickles,
             tokenizer: self.tokenizer.as_deref(),
             vae: self.vae.as_deref(),
             ..BundleOptions::default()

@@ -1,4 +1,4 @@
-//! Safetensors files, read a tensor at a time and written a tensor at a time.
+//! Files of weights, read a tensor at a time, and safetensors, written a tensor at a time.
 //!
 //! Files are read by position, in pieces that stay in the processor's cache until they are converted, instead of being
 //! mapped into memory: there is no second copy either way, but a file that shrinks while it is read is then an error of
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::error::{Malformed, WeightsError, is_pickle_name};
+use crate::pickle::{self, Pickles};
 
 /// The bytes that hold the header's length.
 const LENGTH_BYTES: u64 = 8;
@@ -33,11 +34,19 @@ const PIECE_ELEMENTS: usize = 1 << 16;
 pub(crate) struct TensorEntry {
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: Dtype,
-    /// From the start of its file.
-    offset: u64,
+    place: Place,
     bytes: usize,
     /// Which of the files.
     file: usize,
+}
+
+/// Where the bytes of a tensor are.
+#[derive(Debug, Clone)]
+enum Place {
+    /// At this offset of a safetensors file.
+    At(u64),
+    /// Somewhere in a pickled file, perhaps not in order.
+    Pickled(pytorch_reader::Tensor),
 }
 
 impl TensorEntry {
@@ -51,7 +60,7 @@ impl TensorEntry {
     }
 }
 
-/// One or more safetensors files seen as one set of tensors, of which only the headers are in memory.
+/// One or more files seen as one set of tensors, of which only the headers are in memory.
 #[derive(Debug)]
 pub(crate) struct Archive {
     files: Vec<(PathBuf, File)>,
@@ -61,27 +70,38 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Opens one file or all shards of a model.
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
+    pub(crate) fn open(paths: &[PathBuf], pickles: Pickles) -> Result<Self, WeightsError> {
         let mut archive = Self { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
         for path in paths {
-            archive.add(path)?;
+            archive.add(path, pickles)?;
         }
         Ok(archive)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), WeightsError> {
+    fn add(&mut self, path: &Path, pickles: Pickles) -> Result<(), WeightsError> {
         let (mut file, length) = open_file(path)?;
-        let header = read_header(path, &mut file, length)?;
         let index = self.files.len();
-        for (name, info) in header.metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let entry = TensorEntry {
-                shape: info.shape.clone(),
-                dtype: info.dtype,
-                offset: header.data_start + start as u64,
-                bytes: end - start,
-                file: index,
-            };
+        let mut entries = Vec::new();
+        match read_header(path, &mut file, length) {
+            Ok(header) => {
+                for (name, info) in header.metadata.tensors() {
+                    let (start, end) = info.data_offsets;
+                    let place = Place::At(header.data_start + start as u64);
+                    let (shape, dtype, bytes) = (info.shape.clone(), info.dtype, end - start);
+                    entries.push((name, TensorEntry { shape, dtype, place, bytes, file: index }));
+                }
+                self.metadata.extend(header.metadata.metadata().clone().unwrap_or_default());
+            }
+            Err(WeightsError::Pickle { .. }) if pickles == Pickles::Allowed => {
+                for (name, tensor) in pickle::tensors(path)? {
+                    let (shape, dtype) = (tensor.shape().to_vec(), pickle::dtype_of(&tensor));
+                    let (bytes, place) = (tensor.byte_len(), Place::Pickled(tensor));
+                    entries.push((name, TensorEntry { shape, dtype, place, bytes, file: index }));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        for (name, entry) in entries {
             if let Some(first) = self.entries.insert(name.clone(), entry) {
                 return Err(WeightsError::DuplicateTensor {
                     name,
@@ -93,23 +113,21 @@ impl Archive {
                 });
             }
         }
-        self.metadata.extend(header.metadata.metadata().clone().unwrap_or_default());
         self.files.push((path.to_owned(), file));
         Ok(())
     }
 
-    /// Reads a part of an entry's bytes, as the file has them.
-    fn read_bytes(&self, entry: &TensorEntry, start: usize, bytes: &mut [u8]) -> Result<(), WeightsError> {
-        let (path, file) = &self.files[entry.file];
-        read_exact_at(file, bytes, entry.offset + start as u64)
-            .map_err(|source| WeightsError::Read { path: path.clone(), source })
-    }
-
-    /// The bytes of one of our entries, as the file has them.
+    /// The bytes of one of our entries, row after row.
     fn bytes(&self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
-        let mut bytes = vec![0; entry.bytes];
-        self.read_bytes(entry, 0, &mut bytes)?;
-        Ok(bytes)
+        let (path, file) = &self.files[entry.file];
+        let bytes = match &entry.place {
+            Place::At(offset) => {
+                let mut bytes = vec![0; entry.bytes];
+                read_exact_at(file, &mut bytes, *offset).map(|()| bytes)
+            }
+            Place::Pickled(tensor) => tensor.read(),
+        };
+        bytes.map_err(|source| WeightsError::Read { path: path.clone(), source })
     }
 
     /// The values of a floating-point tensor in the order of the file; `None` if it is not floating point.
@@ -117,13 +135,20 @@ impl Archive {
         if !entry.is_float() {
             return Ok(None);
         }
-        let element_bytes = entry.dtype.bitsize() / 8;
         let mut values = vec![0.0; entry.n_elements()];
+        let Place::At(mut offset) = entry.place else {
+            to_f32(&self.bytes(entry)?, entry.dtype, &mut values);
+            return Ok(Some(values));
+        };
+        let (path, file) = &self.files[entry.file];
+        let element_bytes = entry.dtype.bitsize() / 8;
         let mut piece = vec![0; entry.bytes.min(PIECE_ELEMENTS * element_bytes)];
-        for (idx, values) in values.chunks_mut(PIECE_ELEMENTS).enumerate() {
+        for values in values.chunks_mut(PIECE_ELEMENTS) {
             let piece = &mut piece[..values.len() * element_bytes];
-            self.read_bytes(entry, idx * PIECE_ELEMENTS * element_bytes, piece)?;
+            read_exact_at(file, piece, offset)
+                .map_err(|source| WeightsError::Read { path: path.clone(), source })?;
             to_f32(piece, entry.dtype, values);
+            offset += piece.len() as u64;
         }
         Ok(Some(values))
     }

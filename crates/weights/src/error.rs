@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use pytorch_reader::PytorchError;
 use thiserror::Error;
 
 use crate::inspect::ModelKind;
@@ -43,10 +44,26 @@ pub enum WeightsError {
         reason: Malformed,
     },
     /// The file is a pickle, which can run code when it is read.
-    #[error("`{}` is a PyTorch pickle, which is not read", path.display())]
+    #[error("`{}` is a PyTorch pickle, which is not read unasked", path.display())]
     Pickle {
         /// The file.
         path: PathBuf,
+    },
+    /// A pickle that cannot be read.
+    #[error("cannot read the pickle `{}`", path.display())]
+    MalformedPickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<PytorchError>,
+    },
+    /// A pickle made to do something when Python reads it.
+    #[error("`{}` calls {} when Python reads it", path.display(), calls.join(", "))]
+    PickleActs {
+        /// The file.
+        path: PathBuf,
+        /// The functions, with their modules.
+        calls: Vec<String>,
     },
     /// Names, shapes or types of the file are not the module's.
     #[error("cannot load `{}`", path.display())]
@@ -156,6 +173,7 @@ impl WeightsError {
             Self::Mismatch { mismatch, .. } => mismatch.hint(),
             Self::Malformed { reason, .. } => reason.hint(),
             Self::Pickle { .. } => Some(PICKLE_HINT.to_owned()),
+            Self::PickleActs { .. } => Some(ACTING_PICKLE_HINT.to_owned()),
             Self::NoWeights { found, .. } if found.iter().any(|name| is_pickle_name(name)) => {
                 Some(PICKLE_HINT.to_owned())
             }
@@ -177,8 +195,11 @@ impl WeightsError {
 
 const CUT_OFF_HINT: &str = "the download or the copy was probably cut off; fetch the file again";
 
-const PICKLE_HINT: &str = "pickles can run code and are refused; a safetensors file is needed: in Python, load the \
-                           model and call `save_pretrained(folder, safe_serialization=True)`";
+const PICKLE_HINT: &str = "with `--allow-pickle` its tensors are read, and nothing in it is run; a safetensors file is safe in \
+                           Python, too";
+
+const ACTING_PICKLE_HINT: &str =
+    "this file is made to run a program; do not load it in Python, and tell where you got it from";
 
 /// Whether a file name is one of those that PyTorch gives to pickles.
 pub(crate) fn is_pickle_name(name: &str) -> bool {

@@ -14,6 +14,7 @@ use crate::archive::write_atomically;
 use crate::disk::Disk;
 use crate::error::WeightsError;
 use crate::load::{LoadOptions, load};
+use crate::pickle::Pickles;
 
 /// The config of a component folder.
 const CONFIG: &str = "config.json";
@@ -24,7 +25,10 @@ const MODEL_INDEX: &str = "model_index.json";
 /// What the weights of a component folder are called: by diffusers, and by transformers for text encoders.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
-/// The safetensors files that hold one model's weights: one, or all shards.
+/// The same for pickles.
+const PICKLED_STEMS: [&str; 2] = ["diffusion_pytorch_model", "pytorch_model"];
+
+/// The files that hold one model's weights: one, or all shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFiles {
     /// The files, in order of name.
@@ -33,11 +37,25 @@ pub struct WeightFiles {
 
 impl WeightFiles {
     /// The weights at `path`: the file itself, or what [`find_weights`] finds in the folder under either stem.
-    pub(crate) fn of(path: &Path, variant: Option<&str>) -> Result<Self, WeightsError> {
+    pub(crate) fn of(path: &Path, variant: Option<&str>, pickles: Pickles) -> Result<Self, WeightsError> {
         if !path.exists() {
             return Err(WeightsError::NotFound { path: path.to_owned() });
         }
-        if path.is_dir() { search(path, &STEMS, variant) } else { Ok(Self { paths: vec![path.to_owned()] }) }
+        if !path.is_dir() {
+            return Ok(Self { paths: vec![path.to_owned()] });
+        }
+        match search(path, &STEMS, variant, "safetensors") {
+            Err(WeightsError::NoWeights { looked_for, .. }) if pickles == Pickles::Allowed => {
+                search(path, &PICKLED_STEMS, variant, "bin").map_err(|error| match error {
+                    WeightsError::NoWeights { dir, looked_for: pickled, found } => {
+                        let looked_for = [looked_for, pickled].concat();
+                        WeightsError::NoWeights { dir, looked_for, found }
+                    }
+                    other => other,
+                })
+            }
+            found => found,
+        }
     }
 }
 
@@ -51,21 +69,26 @@ impl WeightFiles {
 /// # Errors
 /// [`WeightsError::NoWeights`] lists what is there instead.
 pub fn find_weights(dir: &Path, stem: &str, variant: Option<&str>) -> Result<WeightFiles, WeightsError> {
-    search(dir, &[stem], variant)
+    search(dir, &[stem], variant, "safetensors")
 }
 
-fn search(dir: &Path, stems: &[&str], variant: Option<&str>) -> Result<WeightFiles, WeightsError> {
+fn search(
+    dir: &Path,
+    stems: &[&str],
+    variant: Option<&str>,
+    extension: &str,
+) -> Result<WeightFiles, WeightsError> {
     let mut looked_for = Vec::new();
     for stem in stems {
         let (indexes, single) = match variant {
-            None => (vec![format!("{stem}.safetensors.index.json")], format!("{stem}.safetensors")),
+            None => (vec![format!("{stem}.{extension}.index.json")], format!("{stem}.{extension}")),
             Some(variant) => (
                 vec![
-                    format!("{stem}.safetensors.index.{variant}.json"),
-                    format!("{stem}.{variant}.safetensors.index.json"),
-                    format!("{stem}.safetensors.{variant}.index.json"),
+                    format!("{stem}.{extension}.index.{variant}.json"),
+                    format!("{stem}.{variant}.{extension}.index.json"),
+                    format!("{stem}.{extension}.{variant}.index.json"),
                 ],
-                format!("{stem}.{variant}.safetensors"),
+                format!("{stem}.{variant}.{extension}"),
             ),
         };
         if let Some(index) = indexes.iter().map(|name| dir.join(name)).find(|index| index.is_file()) {
@@ -340,8 +363,14 @@ mod tests {
     use crate::SystemDisk;
     use crate::toy::{RENAMES, Toy, write_file};
 
-    const OPTIONS: LoadOptions<'_> =
-        LoadOptions { renames: RENAMES, aliases: &[], optional_prefix: None, ignore: &[], variant: None };
+    const OPTIONS: LoadOptions<'_> = LoadOptions {
+        renames: RENAMES,
+        aliases: &[],
+        optional_prefix: None,
+        ignore: &[],
+        variant: None,
+        pickles: Pickles::Refused,
+    };
 
     fn names(files: &WeightFiles) -> Vec<String> {
         files.paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()

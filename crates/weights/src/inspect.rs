@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::archive::{Archive, TensorEntry};
 use crate::error::WeightsError;
 use crate::folder::{PipelineFolder, WeightFiles, class_name};
+use crate::pickle::Pickles;
 
 /// A kind of model, as far as names tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,16 +105,16 @@ pub struct Report {
     pub components: BTreeMap<String, Report>,
 }
 
-/// Says what a safetensors file, a component folder or a pipeline folder is. Only headers and configs are read.
+/// Says what a file of weights, a component folder or a pipeline folder is. Only headers and configs are read.
 ///
 /// # Errors
 /// If the path is not there, cannot be read, or is malformed.
-pub fn inspect(path: &Path) -> Result<Report, WeightsError> {
+pub fn inspect(path: &Path, pickles: Pickles) -> Result<Report, WeightsError> {
     if path.join("model_index.json").is_file() {
-        return inspect_pipeline(path);
+        return inspect_pipeline(path, pickles);
     }
-    let files = WeightFiles::of(path, None)?;
-    let archive = Archive::open(&files.paths)?;
+    let files = WeightFiles::of(path, None, pickles)?;
+    let archive = Archive::open(&files.paths, pickles)?;
     let class_name = class_name(path)?;
     let mut facts = classify(&archive.entries);
     if let Some(kind) = class_name.as_deref().and_then(kind_of_class) {
@@ -139,14 +140,14 @@ pub fn inspect(path: &Path) -> Result<Report, WeightsError> {
     })
 }
 
-fn inspect_pipeline(path: &Path) -> Result<Report, WeightsError> {
+fn inspect_pipeline(path: &Path, pickles: Pickles) -> Result<Report, WeightsError> {
     let folder = PipelineFolder::open_any(path)?;
     let mut components = BTreeMap::new();
     for name in folder.components().keys() {
         let path = path.join(name);
         // Tokenizers and schedulers have no weights, and a component may be there in a variant only.
-        if path.is_dir() && WeightFiles::of(&path, None).is_ok() {
-            components.insert(name.clone(), inspect(&path)?);
+        if path.is_dir() && WeightFiles::of(&path, None, pickles).is_ok() {
+            components.insert(name.clone(), inspect(&path, pickles)?);
         }
     }
     let mut dtypes = BTreeMap::new();
@@ -314,7 +315,7 @@ mod tests {
         let tensors =
             tensors.iter().map(|(name, shape)| ((*name).to_owned(), ramp(0, shape.to_vec()))).collect();
         write_file(&path, &tensors);
-        inspect(&path).unwrap()
+        inspect(&path, Pickles::Refused).unwrap()
     }
 
     #[test]
@@ -421,7 +422,7 @@ mod tests {
         let tensors = BTreeMap::from([("mid.attn2.to_k.weight".to_owned(), ramp(0, vec![2, 768]))]);
         write_file(&unet.join("diffusion_pytorch_model.safetensors"), &tensors);
 
-        let report = inspect(dir.path()).unwrap();
+        let report = inspect(dir.path(), Pickles::Refused).unwrap();
         assert_eq!((report.kind, report.base), (ModelKind::Pipeline, Some(BaseModel::Sd1)));
         assert_eq!(report.components["unet"].kind, ModelKind::Unet);
         assert_eq!((report.components.len(), report.n_parameters), (1, 1536));
@@ -429,6 +430,6 @@ mod tests {
 
         let index = json!({"_class_name": "StableDiffusionXLPipeline"});
         write_config(dir.path(), "model_index.json", &index, &SystemDisk).unwrap();
-        assert_eq!(inspect(dir.path()).unwrap().base, Some(BaseModel::Sdxl));
+        assert_eq!(inspect(dir.path(), Pickles::Refused).unwrap().base, Some(BaseModel::Sdxl));
     }
 }

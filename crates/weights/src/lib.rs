@@ -11,6 +11,7 @@ mod folder;
 mod inspect;
 mod load;
 mod names;
+mod pickle;
 mod save;
 mod tensors;
 #[cfg(test)]
@@ -26,7 +27,9 @@ pub use folder::{
 
 pub use inspect::{BaseModel, ModelKind, Report, inspect};
 
-pub use tensors::{load_tensors, read_tensor, save_tensors};
+pub use tensors::{load_pickled_tensors, load_tensors, read_tensor, save_tensors};
+
+pub use pickle::Pickles;
 
 pub use disk::{Disk, DiskFile, SystemDisk};
 

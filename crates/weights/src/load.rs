@@ -13,6 +13,7 @@ use crate::error::{Mismatch, Misshapen, Missing, Mistyped, Unused, WeightsError}
 use crate::folder::WeightFiles;
 use crate::inspect::classify;
 use crate::names::{Renames, Slot, Walk, replace_fragments, slots};
+use crate::pickle::Pickles;
 
 /// How a file's names meet a module's. The default is: exactly.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,6 +30,8 @@ pub struct LoadOptions<'a> {
     pub ignore: &'a [&'a str],
     /// Which variant of the weights to take in a component folder, as `fp16` in `model.fp16.safetensors`.
     pub variant: Option<&'a str>,
+    /// Whether a pickled file is read.
+    pub pickles: Pickles,
 }
 
 /// Fills a module with the tensors of a safetensors file or of a component folder (`config.json` beside weights,
@@ -45,8 +48,8 @@ pub struct LoadOptions<'a> {
 /// [`WeightsError::Mismatch`] lists every missing, unused, wrongly shaped and wrongly typed tensor; it is found from
 /// the header, before any weight is read. Other variants say what is wrong with the file or folder.
 pub fn load<M: Module>(module: M, path: &Path, options: &LoadOptions<'_>) -> Result<M, WeightsError> {
-    let files = WeightFiles::of(path, options.variant)?;
-    let archive = Archive::open(&files.paths)?;
+    let files = WeightFiles::of(path, options.variant, options.pickles)?;
+    let archive = Archive::open(&files.paths, options.pickles)?;
     let slots = slots(&module, &options.renames);
     let expected = slots.iter().map(|(slot, shape)| (slot.name.clone(), shape.clone())).collect();
     let sources = match_tensors(&expected, &archive.entries, options)
@@ -295,8 +298,14 @@ mod tests {
     use crate::names_and_shapes;
     use crate::toy::{RENAMES, Toy, ramp, write_file};
 
-    const OPTIONS: LoadOptions<'_> =
-        LoadOptions { renames: RENAMES, aliases: &[], optional_prefix: None, ignore: &[], variant: None };
+    const OPTIONS: LoadOptions<'_> = LoadOptions {
+        renames: RENAMES,
+        aliases: &[],
+        optional_prefix: None,
+        ignore: &[],
+        variant: None,
+        pickles: Pickles::Refused,
+    };
 
     type Tensors = BTreeMap<String, TensorData>;
 

@@ -9,6 +9,7 @@ use burn::tensor::TensorData;
 use crate::archive::{Archive, Outgoing, dtype_of, write};
 use crate::disk::Disk;
 use crate::error::WeightsError;
+use crate::pickle::Pickles;
 
 /// Writes tensors by name as safetensors, each in its own element type, with the promises of [`save`](crate::save).
 ///
@@ -44,12 +45,22 @@ pub fn save_tensors(
 /// # Errors
 /// If the file cannot be read or is malformed, or an element type is unknown to Burn.
 pub fn load_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-    let mut archive = Archive::open(&[path.to_owned()])?;
-    let entries = std::mem::take(&mut archive.entries);
-    entries
-        .into_iter()
-        .map(|(name, entry)| archive.read_data(&name, &entry).map(|data| (name, data)))
-        .collect()
+    read_all(path, Pickles::Refused)
+}
+
+/// Reads all tensors of a pickled file of PyTorch, each in its own element type, without running anything; those of its
+/// `state_dict` if there is one.
+///
+/// # Errors
+/// If the file cannot be read or is malformed, or would have Python run a program.
+pub fn load_pickled_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+    read_all(path, Pickles::Allowed)
+}
+
+fn read_all(path: &Path, pickles: Pickles) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+    let archive = Archive::open(&[path.to_owned()], pickles)?;
+    let read = |(name, entry): (&String, &_)| Ok((name.clone(), archive.read_data(name, entry)?));
+    archive.entries.iter().map(read).collect()
 }
 
 /// Reads one tensor of a safetensors file, in its own element type.
@@ -57,7 +68,7 @@ pub fn load_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, Weights
 /// # Errors
 /// As [`load_tensors`], and [`WeightsError::NoSuchTensor`] with the names that are there.
 pub fn read_tensor(path: &Path, name: &str) -> Result<TensorData, WeightsError> {
-    let archive = Archive::open(&[path.to_owned()])?;
+    let archive = Archive::open(&[path.to_owned()], Pickles::Refused)?;
     match archive.entries.get(name) {
         Some(entry) => archive.read_data(name, entry),
         None => {

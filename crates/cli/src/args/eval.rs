@@ -9,6 +9,7 @@ use pyrograph_pipeline::SamplerKind;
 
 use super::choice::choice;
 use super::generate::finite;
+use super::small::PickleArgs;
 
 const AFTER_HELP: &str = "\
 Of outlines it tells the intersection over union of the drawn figure with the outlined one and how far its colours are
@@ -30,6 +31,8 @@ pub(crate) struct EvalArgs {
     /// The ControlNet's folder in diffusers' layout.
     #[arg(long, value_name = "DIR")]
     pub(crate) controlnet: PathBuf,
+    #[command(flatten)]
+    pub(crate) pickles: PickleArgs,
     /// The data set's folder, with hints, captions and target pictures.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,

@@ -13,6 +13,7 @@ use pyrograph_pipeline::{EncodeOptions, Precision, PromptSyntax, SamplerKind, St
 use pyrograph_train::Choice;
 
 use super::choice::{choice, named};
+use super::small::PickleArgs;
 use crate::backend;
 
 /// Draw pictures from prompts, hints and other pictures.
@@ -70,6 +71,8 @@ pub(crate) struct ModelArgs {
     /// A ControlNet's folder in diffusers' layout; again for each further one. Without any, the prompt alone decides.
     #[arg(long, value_name = "DIR")]
     pub(crate) controlnet: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pickles: PickleArgs,
 }
 
 /// What is traded for less memory.

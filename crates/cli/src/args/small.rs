@@ -4,6 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use pyrograph_weights::Pickles;
 
 /// Say what a model file or folder is.
 ///
@@ -13,6 +14,22 @@ pub(crate) struct InspectArgs {
     /// A safetensors file, a component's folder, or a folder with `model_index.json`.
     #[arg(value_name = "FILE|DIR")]
     pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) pickles: PickleArgs,
+}
+
+/// Whether files that can run programs in Python are read.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PickleArgs {
+    /// Read pickled weight files (.bin, .ckpt, .pth) where there are no others; nothing in them is run.
+    #[arg(long)]
+    allow_pickle: bool,
+}
+
+impl PickleArgs {
+    pub(crate) fn policy(&self) -> Pickles {
+        self.allow_pickle.into()
+    }
 }
 
 /// Make a step of a run again, with the same samples, timesteps and noise, and tell what happened in it.

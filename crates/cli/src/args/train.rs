@@ -95,6 +95,9 @@ struct ModelArgs {
     /// Read the frozen models from weight files of this variant, such as fp16.
     #[arg(long)]
     variant: Option<String>,
+    /// Read pickled weight files (.bin, .ckpt, .pth) where there are no others; nothing in them is run.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    allow_pickle: Option<bool>,
     /// Leave the base model as it is; with --sd_locked=false its UNet's decoder is trained, too [default: true].
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     sd_locked: Option<bool>,
@@ -354,6 +357,7 @@ impl ModelArgs {
         set_some(&mut model.conditioning_embedding_out_channels, &self.conditioning_embedding_out_channels);
         set_some(&mut model.tokenizer_name, &self.tokenizer_name);
         set_some(&mut model.variant, &self.variant);
+        set(&mut model.allow_pickle, &self.allow_pickle);
         set(&mut model.sd_locked, &self.sd_locked);
     }
 }

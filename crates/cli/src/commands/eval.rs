@@ -22,10 +22,14 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let columns = Columns::default();
     let columns = if args.hint.is_some() { Columns { hint: None, ..columns } } else { columns };
     let dataset = Dataset::open(&args.data, &columns)?;
-    let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, &device)?;
+    let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, args.pickles.policy(), &device)?;
     let bundle = Bundle::open(
         &args.base,
-        &BundleOptions { unet: args.unet.as_deref(), ..BundleOptions::default() },
+        &BundleOptions {
+            unet: args.unet.as_deref(),
+            pickles: args.pickles.policy(),
+            ..BundleOptions::default()
+        },
         &device,
     )?;
     bundle.check_controlnet(&controlnet_config)?;

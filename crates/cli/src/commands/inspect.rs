@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::args::{InspectArgs, LogFormat, OutputArgs};
 
 pub(crate) fn inspect(args: &InspectArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let report = pyrograph_weights::inspect(&args.path)?;
+    let report = pyrograph_weights::inspect(&args.path, args.pickles.policy())?;
     let mut stdout = std::io::stdout().lock();
     match output.log_format {
         LogFormat::Text => writeln!(stdout, "{report}")?,

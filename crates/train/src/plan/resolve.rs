@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use pyrograph_data::{Buckets, Columns, Crop, Flip, Interpolation, Side, Transform};
 use pyrograph_pipeline::is_xl;
+use pyrograph_weights::Pickles;
 
 use super::{
     CachePlan, CheckpointPlan, ControlNetSource, DataPlan, EvaluationPlan, Length, ModelPlan, OptimizerPlan,
@@ -72,6 +73,7 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
         conditioning_embedding_out_channels: hint_channels,
         tokenizer_name,
         variant,
+        allow_pickle,
         sd_locked,
     } = section;
     let controlnet = match (controlnet_model_name_or_path, hint_channels) {
@@ -85,6 +87,7 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
         controlnet,
         tokenizer: tokenizer_name,
         variant,
+        pickles: allow_pickle.into(),
         sd_locked,
     })
 }
@@ -311,6 +314,7 @@ impl From<TrainPlan> for TrainConfig {
                 conditioning_embedding_out_channels,
                 tokenizer_name: model.tokenizer,
                 variant: model.variant,
+                allow_pickle: model.pickles == Pickles::Allowed,
                 sd_locked: model.sd_locked,
             },
             data: DataSection {

@@ -24,7 +24,9 @@ pub(super) fn fresh_start(
 ) -> Result<Restored, TrainError> {
     let device = device.clone().autodiff();
     let (controlnet, controlnet_config) = match &plan.model.controlnet {
-        ControlNetSource::Folder(path) => load_controlnet(path, &device).map_err(TrainError::Pipeline)?,
+        ControlNetSource::Folder(path) => {
+            load_controlnet(path, plan.model.pickles, &device).map_err(TrainError::Pipeline)?
+        }
         ControlNetSource::FromUnet { hint_channels } => {
             let mut config = ControlNetConfig::for_unet(&bundle.unet_config);
             config.hint = hint_config(hint_channels.as_deref(), bundle.vae_config.pixels_per_latent())?;

@@ -31,13 +31,14 @@ impl Models {
         }
         let (mut nets, mut net_configs) = (Vec::new(), Vec::new());
         for path in &models.controlnet {
-            let (net, config) = load_controlnet(path, device)?;
+            let (net, config) = load_controlnet(path, models.pickles.policy(), device)?;
             nets.push(precision.of_controlnet(net));
             net_configs.push(config);
         }
         let options = BundleOptions {
             unet: models.unet.as_deref(),
             vae: models.vae.as_deref(),
+            pickles: models.pickles.policy(),
             precision,
             ..BundleOptions::default()
         };
