@@ -49,7 +49,7 @@ fn a_folder_of_no_known_layout_is_refused_with_the_known_ones() {
         error: cannot read the training data
           caused by: `DESK/base` is not a data set this program can read
 
-        hint: a data set is a folder with `metadata.jsonl` or `metadata.csv` (also in `train/`), with fill50k's `prompt.json`, or with two folders `images` and `conditioning_images` of equally named files and `.txt` captions
+        hint: a data set is a folder with `metadata.jsonl`, `.csv` or `.parquet` (also in `train/`), with fill50k's `prompt.json`, with Parquet files, webdataset tar archives or what `save_to_disk` wrote, with two folders `images` and `conditioning_images` of equally named files and `.txt` captions, or one of these files itself; images and hints in two places are given as `--train_data_dir` and `--conditioning_data_dir`
     "#]]);
 }
 
@@ -145,11 +145,12 @@ fn an_unreadable_image_ends_the_run_and_keeps_the_last_checkpoint() {
         .run(&format!("{train} --max_train_steps=9 --resume_from_checkpoint=latest --force_resume --quiet"));
     expect![[r#"
         error: cannot read the training data
-          caused by: cannot use row DESK/circles/train/metadata.jsonl:3
-          caused by: cannot decode `DESK/circles/train/images/00002.png`
+          caused by: 2 of 5 samples cannot be used, 1 may be left out
+          caused by: cannot use row DESK/circles/train/metadata.jsonl:4
+          caused by: cannot decode `DESK/circles/train/images/00003.png`
           caused by: unexpected end of file
 
-        hint: png, jpeg, webp, bmp, tiff and gif are read; replace the file or remove its row
+        hint: `pyrograph data check` lists all that is wrong; `--max_bad_samples` sets how many may be left out
     "#]]
     .assert_eq(&resumed.stderr);
     assert_eq!(resumed.code, Some(2));

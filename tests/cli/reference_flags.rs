@@ -60,7 +60,6 @@ const FLAGS: &[(Fate, &str)] = &[
     (Built, "--mixed_precision bf16"),
     (Accepted, "--enable_xformers_memory_efficient_attention"),
     (Accepted, "--set_grads_to_none"),
-    (Refused, "--dataset_config_name en"),
     (Built, "--image_column picture"),
     (Built, "--conditioning_image_column hint"),
     (Built, "--caption_column caption"),

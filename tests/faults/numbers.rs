@@ -161,7 +161,7 @@ fn a_poisoned_cache_is_named_by_its_sample() {
     });
     let alone = alone.as_mut().unwrap();
     alone.run(&mut ()).unwrap();
-    let id = alone.dataset().samples()[0].id.clone();
+    let id = alone.data().samples().expect("they are listed")[0].id.clone();
     let latents = rank_four_entries(&cache);
     let [(path, bytes)] = latents.as_slice() else { panic!("{latents:?}") };
     std::fs::write(path, with_nan(path, bytes)).unwrap();

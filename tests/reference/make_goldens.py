@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the parity cases: tiny random models and what PyTorch, diffusers and transformers compute with them.
 
-    pip install torch diffusers transformers scipy torchsde pillow opencv-python-headless
+    pip install torch diffusers transformers datasets scipy torchsde pillow opencv-python-headless
     python tests/reference/make_goldens.py --seed 0 --out tests/fixtures/parity [--only unet vae]
 
 Each part is a module `goldens_<part>.py` beside this file with a function `make(out, seed)` that writes

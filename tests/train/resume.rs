@@ -70,6 +70,16 @@ fn check(
 ) {
     let dir = tempfile::tempdir().expect("a folder");
     circles(dir.path());
+    check_in(dir.path(), accumulation, workers_before, workers_after, change);
+}
+
+fn check_in(
+    dir: &Path,
+    accumulation: usize,
+    workers_before: usize,
+    workers_after: usize,
+    change: impl Fn(&mut TrainConfig),
+) {
     let settings = |workers: usize| {
         let change = &change;
         move |config: &mut TrainConfig| {
@@ -78,19 +88,19 @@ fn check(
             config.data.dataloader_num_workers = workers;
         }
     };
-    let straight = dir.path().join("straight");
-    run(dir.path(), &straight, settings(workers_before), &mut ()).expect("a run");
+    let straight = dir.join("straight");
+    run(dir, &straight, settings(workers_before), &mut ()).expect("a run");
     let expected = result(&straight);
     for crash_step in 1..STEPS {
-        let out = dir.path().join(format!("crash-{crash_step}"));
+        let out = dir.join(format!("crash-{crash_step}"));
         // The crash comes after the step and before its checkpoint, so the step is made again.
-        run(dir.path(), &out, settings(workers_before), &mut CrashAfter(crash_step)).expect_err("a crash");
+        run(dir, &out, settings(workers_before), &mut CrashAfter(crash_step)).expect_err("a crash");
         let resume_from = (crash_step > 1).then(|| PathBuf::from("latest"));
         let resumed = |config: &mut TrainConfig| {
             settings(workers_after)(config);
             config.checkpoint.resume_from_checkpoint = resume_from.clone();
         };
-        run(dir.path(), &out, resumed, &mut ()).expect("the rest of the run");
+        run(dir, &out, resumed, &mut ()).expect("the rest of the run");
         assert!(result(&out) == expected, "resumed at step {crash_step} with accumulation {accumulation}");
     }
 }
@@ -116,6 +126,49 @@ fn an_average_is_continued_at_any_step_as_if_the_run_had_not_stopped() {
         config.ema.use_ema = true;
         config.ema.ema_decay = 0.3;
     });
+}
+
+/// Rows come from a buffer of two, one of them cannot be decoded, and captions are not known before they come.
+#[test]
+fn a_stream_is_continued_at_any_step_as_if_the_run_had_not_stopped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let circles = circles(dir.path());
+    fs::write(circles.join("train/images/00003.png"), "not a picture").expect("a bad picture");
+    check_in(dir.path(), 1, 2, 0, |config| {
+        config.data.streaming = true;
+        config.data.shuffle_buffer = 2.try_into().expect("not zero");
+    });
+}
+
+#[test]
+fn a_sample_that_cannot_be_decoded_is_left_out_and_told_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let circles = circles(dir.path());
+    fs::write(circles.join("train/images/00003.png"), "not a picture").expect("a bad picture");
+    let mut warnings = Warnings::default();
+    let settings = |config: &mut TrainConfig| config.data.train_batch_size = 1.try_into().expect("not zero");
+    run(dir.path(), &dir.path().join("out"), settings, &mut warnings).expect("a run");
+    let Warnings(warnings) = warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("without a sample (1 left out so far)"), "{warnings:?}");
+    assert!(warnings[0].contains("metadata.jsonl:4: cannot decode"), "{warnings:?}");
+
+    let none = |config: &mut TrainConfig| config.data.max_bad_samples = Some(0);
+    let error = run(dir.path(), &dir.path().join("strict"), none, &mut ()).expect_err("none may be left out");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert_eq!(cause, "1 of 5 samples cannot be used, 0 may be left out");
+}
+
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Observer for Warnings {
+    fn observe(&mut self, event: &Event) -> Result<(), TrainError> {
+        if let Event::Warning { message, .. } = event {
+            self.0.extend(message.contains("without a sample").then(|| message.clone()));
+        }
+        Ok(())
+    }
 }
 
 #[test]

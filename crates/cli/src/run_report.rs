@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use burn::tensor::Device;
-use pyrograph_data::Dataset;
+use pyrograph_data::{Data, Sample};
 use pyrograph_report::{Record, RunFacts, Section, TensorBoard, write_report};
 use pyrograph_train::{Event, Observer, ReportTo, TrainConfig, TrainError, TrainPlan, Trainer};
 use sysinfo::System;
@@ -36,12 +36,7 @@ impl<'a> Reporter<'a> {
         let plan = trainer.plan().clone();
         let facts = RunFacts {
             title,
-            sections: vec![
-                data(trainer.dataset(), &plan),
-                model(trainer, &plan),
-                machine(device),
-                versions(),
-            ],
+            sections: vec![data(trainer.data(), &plan), model(trainer, &plan), machine(device), versions()],
             config_toml: TrainConfig::from(plan.clone()).to_toml()?,
         };
         Ok(Self { inner, plan, facts, tensorboard: None, has_warned: false })
@@ -96,28 +91,31 @@ fn section(title: &str, rows: impl IntoIterator<Item = (&'static str, String)>) 
     Section { title: title.to_owned(), rows }
 }
 
+fn data(data: &Data, plan: &TrainPlan) -> Section {
+    let side = plan.data.transform.side.get();
+    let mut rows = vec![
+        ("folder", plan.data.dir.display().to_string()),
+        ("layout", data.layout().to_string()),
+        ("pairs to train on", data.n_samples().to_string()),
+        ("resolution", format!("{side} x {side} px")),
+    ];
+    match data.samples() {
+        Some(samples) => rows.extend(captions(samples)),
+        None => rows.push(("captions", "read as they come".to_owned())),
+    }
+    section("Data", rows)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a data set has fewer than 2^53 words")]
-fn data(dataset: &Dataset, plan: &TrainPlan) -> Section {
-    let samples = dataset.samples();
+fn captions(samples: &[Sample]) -> [(&'static str, String); 3] {
     let captions: Vec<&String> = samples.iter().flat_map(|sample| &sample.captions).collect();
     let n_words: usize = captions.iter().map(|caption| caption.split_whitespace().count()).sum();
     let n_empty = captions.iter().filter(|caption| caption.trim().is_empty()).count();
-    let side = plan.data.transform.side.get();
-    section(
-        "Data",
-        [
-            ("folder", plan.data.dir.display().to_string()),
-            ("layout", dataset.layout().to_string()),
-            ("pairs to train on", samples.len().to_string()),
-            ("resolution", format!("{side} x {side} px")),
-            (
-                "words in a caption, on average",
-                format!("{:.1}", n_words as f64 / captions.len().max(1) as f64),
-            ),
-            ("empty captions", n_empty.to_string()),
-            ("captions' BLAKE3", hash_of(captions.iter().flat_map(|caption| [caption.as_bytes(), b"\n"]))),
-        ],
-    )
+    [
+        ("words in a caption, on average", format!("{:.1}", n_words as f64 / captions.len().max(1) as f64)),
+        ("empty captions", n_empty.to_string()),
+        ("captions' BLAKE3", hash_of(captions.iter().flat_map(|caption| [caption.as_bytes(), b"\n"]))),
+    ]
 }
 
 fn model(trainer: &Trainer, plan: &TrainPlan) -> Section {

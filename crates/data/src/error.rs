@@ -144,6 +144,116 @@ pub enum DataError {
         /// The file, and the part's name in it.
         name: String,
     },
+    /// A table or archive that is not what its name says, or breaks off.
+    #[error("`{}` is damaged: {reason}", path.display())]
+    DamagedTable {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A table or archive that would take more memory than any honest one.
+    #[error("`{}` is refused: {fault}", path.display())]
+    RefusedTable {
+        /// The file.
+        path: PathBuf,
+        /// What is too much.
+        fault: TableFault,
+    },
+    /// A shard has fewer rows than when it was counted.
+    #[error("`{}` has fewer than the {expected} rows that were counted", path.display())]
+    FewerRows {
+        /// The file.
+        path: PathBuf,
+        /// The rows counted.
+        expected: usize,
+    },
+    /// A name in a table is that of no file in its archive.
+    #[error("`{name}` is not in the archive")]
+    NotInArchive {
+        /// The name.
+        name: String,
+    },
+    /// An entry of an archive cannot be read.
+    #[error("`{name}` {reason}")]
+    RefusedEntry {
+        /// Its name in the archive.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A link or a device in an archive.
+    #[error("`{name}` is a link or no file")]
+    NotAPlainMember {
+        /// Its name in the archive.
+        name: String,
+    },
+    /// A sample of an archive has more members than any honest one.
+    #[error("the sample has more than {max} members")]
+    TooManyMembers {
+        /// The limit.
+        max: usize,
+    },
+    /// A caption is not UTF-8.
+    #[error("`{name}` is not UTF-8 text")]
+    NotText {
+        /// Its name in the archive, or what it is.
+        name: String,
+    },
+    /// An archive of pictures without a table of them.
+    #[error("`{}` has no metadata.jsonl, metadata.csv or prompt.json", path.display())]
+    NoTableInArchive {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// A data set does not have the split.
+    #[error("`{}` has no split `{split}`, only {}", dir.display(), found.join(", "))]
+    UnknownSplit {
+        /// The folder.
+        dir: PathBuf,
+        /// The split asked for.
+        split: String,
+        /// Those that are there.
+        found: Vec<String>,
+    },
+    /// A data set does not have the configuration.
+    #[error("`{}` has no configuration `{config}`; its folders are: {}", dir.display(), found.join(", "))]
+    UnknownConfig {
+        /// The folder.
+        dir: PathBuf,
+        /// The configuration asked for.
+        config: String,
+        /// The folders that are there.
+        found: Vec<String>,
+    },
+    /// A folder has more tables and archives than any honest one.
+    #[error("`{}` has more than {max} tables and archives", dir.display())]
+    TooManyShards {
+        /// The folder.
+        dir: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// A folder `N_name` asks for its images too many times.
+    #[error("`{}` asks for its images more than {max} times", folder.display())]
+    TooManyRepeats {
+        /// The folder.
+        folder: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// So many samples cannot be used that something is wrong with all of them.
+    #[error("{n_left_out} of {n_samples} samples cannot be used, {max} may be left out")]
+    TooManyLeftOut {
+        /// Samples left out so far.
+        n_left_out: usize,
+        /// All samples.
+        n_samples: usize,
+        /// The limit, `max_bad_samples`.
+        max: usize,
+        /// Why the last of them cannot be used.
+        source: Box<DataError>,
+    },
     /// Images without hints, hints without images, or images without captions in a pair of folders.
     #[error(
         "images and hints do not pair up{}{}{}",
@@ -353,12 +463,66 @@ pub enum PathFault {
     /// A backslash, which is a separator on one system and a letter on another.
     #[error("contains a backslash, expected `/` between folders")]
     Backslash,
+    /// More than any system takes.
+    #[error("is longer than 4096 bytes")]
+    TooLong,
     /// A NUL byte.
     #[error("contains a NUL byte")]
     Nul,
     /// A link that points out of the folder.
     #[error("is a link out of the data set's folder")]
     LinkOutside,
+}
+
+/// What of a table or archive is too much.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableFault {
+    /// A Parquet file's table of contents.
+    #[error("its table of contents has {bytes} bytes, at most {max} are read")]
+    Footer {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The row groups of a Parquet file.
+    #[error("it has {found} row groups, at most {max} are read")]
+    RowGroups {
+        /// Their number.
+        found: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A column of a row group in a Parquet file.
+    #[error("column `{column}` of a row group unpacks to {bytes} bytes, at most {max} are read")]
+    Chunk {
+        /// The column.
+        column: String,
+        /// Its bytes, by the file's own account.
+        bytes: i64,
+        /// The limit.
+        max: i64,
+    },
+    /// A number of rows below zero.
+    #[error("a row group has less than no rows")]
+    NegativeRows,
+    /// A name in a tar archive.
+    #[error("a name in it has {bytes} bytes, at most {max} are read")]
+    LongName {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The entries of a zip archive.
+    #[error("it has {found} entries, at most {max} are read from a file of this size")]
+    Entries {
+        /// Their number.
+        found: usize,
+        /// The limit.
+        max: u64,
+    },
 }
 
 impl DataError {
@@ -392,9 +556,11 @@ impl DataError {
                 });
             }
             Self::UnknownLayout { .. } => {
-                "a data set is a folder with `metadata.jsonl` or `metadata.csv` (also in `train/`), with fill50k's \
-                 `prompt.json`, or with two folders `images` and `conditioning_images` of equally named files and \
-                 `.txt` captions"
+                "a data set is a folder with `metadata.jsonl`, `.csv` or `.parquet` (also in `train/`), with fill50k's \
+                 `prompt.json`, with Parquet files, webdataset tar archives or what `save_to_disk` wrote, with two \
+                 folders `images` and `conditioning_images` of equally named files and `.txt` captions, or one of these \
+                 files itself; images and hints in two places are given as `--train_data_dir` and \
+                 `--conditioning_data_dir`"
             }
             Self::AmbiguousLayout { .. } => "keep one of them, or point to a folder that has only one",
             Self::UnknownHint { name } => {
@@ -422,7 +588,15 @@ impl DataError {
             Self::Decode { .. } | Self::DecoderPanicked { .. } => {
                 "png, jpeg, webp, bmp, tiff and gif are read"
             }
-            Self::Changed { .. } => "leave the files of a data set alone while they are trained on",
+            Self::TooManyLeftOut { .. } => {
+                "`pyrograph data check` lists all that is wrong; `--max_bad_samples` sets how many may be left out"
+            }
+            Self::UnknownSplit { .. } => "name one of them as `--dataset_split`",
+            Self::UnknownConfig { .. } => "name one of them as `--dataset_config_name`, or leave it out",
+            Self::DamagedTable { .. } => "copy or download the file again",
+            Self::FewerRows { .. } | Self::Changed { .. } => {
+                "leave the files of a data set alone while they are trained on"
+            }
             Self::CursorOutOfRange { .. } => "resume with the data set and the batch size of the checkpoint",
             Self::OutputExists { .. } => "give another name",
             Self::OutputNotEmpty { .. } => "give a folder that does not exist yet",

@@ -44,7 +44,7 @@ mod transform;
 
 pub use image::RgbImage;
 
-pub use crate::source::{Columns, Dataset, Layout, Origin, Sample};
+pub use crate::source::{Columns, Dataset, Layout, Origin, Sample, SourceOptions, Stream, StreamOptions};
 pub use crate::transform::{
     HintPixels, PixelSample, Transform, Turn, load_hint_for_inference, load_mask_for_inference,
 };
@@ -56,7 +56,7 @@ pub use crate::{
     content::{Container, Content, Packing, Part},
     decode::decode_rgb8,
     encoded::{EncodedImages, LoadedSample, Target},
-    error::{DataError, PathFault},
+    error::{DataError, PathFault, TableFault},
     fidelity::{
         ColorsRight, EdgeFidelity, HintKind, OutlineFidelity, colors_right, edge_fidelity, enclosed,
         intersection_over_union, mean_color, nearest_color, outline_fidelity, psnr, segment,
@@ -67,7 +67,7 @@ pub use crate::{
         CannyThresholds, HintFolder, HintMaker, MadeHint, MaskKind, Span, canny, make_hint_file,
         make_hint_folder,
     },
-    loader::{HostBatch, Loader, LoaderOptions},
+    loader::{Data, HostBatch, LeftOut, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
     png_text::{read_png_text, save_png_with_text},

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -12,9 +13,115 @@ use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::geometry::{Geometry, Size};
-use crate::order::{BatchOrder, Cursor};
-use crate::source::Dataset;
+use crate::order::{BatchOrder, Cursor, batches_of};
+use crate::source::{Dataset, Layout, Origin, Sample, Stream, StreamCursor};
 use crate::transform::{Transform, Turn};
+
+/// A data set to train on: all listed, or read as it comes.
+#[derive(Debug, Clone)]
+pub enum Data {
+    /// Every sample is known.
+    Listed(Arc<Dataset>),
+    /// Rows are read as they are needed.
+    Streamed(Arc<Stream>),
+}
+
+impl Data {
+    /// The folder or file, as an absolute path.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        match self {
+            Self::Listed(dataset) => dataset.dir(),
+            Self::Streamed(stream) => stream.dir(),
+        }
+    }
+
+    /// The layout that was found.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        match self {
+            Self::Listed(dataset) => dataset.layout(),
+            Self::Streamed(stream) => stream.layout(),
+        }
+    }
+
+    /// Samples of an epoch, on all devices.
+    #[must_use]
+    pub fn n_samples(&self) -> usize {
+        match self {
+            Self::Listed(dataset) => dataset.samples().len(),
+            Self::Streamed(stream) => stream.n_rows(),
+        }
+    }
+
+    /// Samples of an epoch on this device.
+    #[must_use]
+    pub fn n_own_samples(&self) -> usize {
+        match self {
+            Self::Listed(dataset) => dataset.samples().len(),
+            Self::Streamed(stream) => stream.n_own_rows(),
+        }
+    }
+
+    /// All samples; `None` if they are read as they come.
+    #[must_use]
+    pub fn samples(&self) -> Option<&[Sample]> {
+        match self {
+            Self::Listed(dataset) => Some(dataset.samples()),
+            Self::Streamed(_) => None,
+        }
+    }
+
+    /// The first samples, in the order of the data set.
+    ///
+    /// # Errors
+    /// If a row of a stream cannot be read.
+    pub fn first(&self, n_samples: usize) -> Result<Vec<Sample>, DataError> {
+        match self {
+            Self::Listed(dataset) => Ok(dataset.samples().iter().take(n_samples).cloned().collect()),
+            Self::Streamed(stream) => stream.first(n_samples),
+        }
+    }
+
+    /// Takes out samples drawn by `seed`; see [`Dataset::hold_out`] and [`Stream::hold_out`].
+    ///
+    /// # Errors
+    /// If a row of a stream cannot be read.
+    pub fn hold_out(self, n_held_out: usize, seed: u64) -> Result<(Self, Vec<Sample>), DataError> {
+        match self {
+            Self::Listed(dataset) => {
+                let (rest, held_out) = Arc::unwrap_or_clone(dataset).hold_out(n_held_out, seed);
+                Ok((Arc::new(rest).into(), held_out))
+            }
+            Self::Streamed(stream) => {
+                let (rest, held_out) = Arc::unwrap_or_clone(stream).hold_out(n_held_out, seed)?;
+                Ok((Arc::new(rest).into(), held_out))
+            }
+        }
+    }
+
+    /// A hash of what decides the run of a sample through training; see [`Dataset::fingerprint`] and
+    /// [`Stream::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        match self {
+            Self::Listed(dataset) => dataset.fingerprint(),
+            Self::Streamed(stream) => stream.fingerprint(),
+        }
+    }
+}
+
+impl From<Arc<Dataset>> for Data {
+    fn from(dataset: Arc<Dataset>) -> Self {
+        Self::Listed(dataset)
+    }
+}
+
+impl From<Arc<Stream>> for Data {
+    fn from(stream: Arc<Stream>) -> Self {
+        Self::Streamed(stream)
+    }
+}
 
 /// How batches are made.
 #[derive(Debug, Clone)]
@@ -36,7 +143,7 @@ pub struct LoaderOptions {
 }
 
 /// One batch in plain memory, `[batch, channels, height, width]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct HostBatch {
     /// Target images, or what was encoded from them.
     pub targets: Vec<Target>,
@@ -44,64 +151,117 @@ pub struct HostBatch {
     pub hint_unit: Vec<f32>,
     /// How each image came to its size.
     pub geometries: Vec<Geometry>,
-    /// Places of the samples in the data set.
-    pub samples: Vec<usize>,
-    /// [`Sample::id`](crate::Sample::id) of each, the key of its random numbers.
-    pub ids: Vec<String>,
+    /// What the batch is made of. The ids are the keys of random numbers.
+    pub samples: Vec<Sample>,
+    /// Samples that should be in the batch, but cannot be used. It is smaller for them, maybe empty.
+    pub left_out: Vec<LeftOut>,
     /// Width and height of all.
     pub size: Size,
     /// Where to continue after this batch; `batch` is 0 if it was the last of its epoch.
     pub cursor_after: Cursor,
 }
 
+/// A sample that cannot be used, and why.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// Its row.
+    pub origin: Origin,
+    /// What is wrong with it, or with its row.
+    pub error: DataError,
+}
+
+impl LeftOut {
+    fn new(error: DataError) -> Result<Self, DataError> {
+        match error {
+            DataError::Row { ref at, .. } => Ok(Self { origin: at.clone(), error }),
+            error => Err(error),
+        }
+    }
+}
+
+impl PartialEq for LeftOut {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin && format!("{:?}", self.error) == format!("{:?}", other.error)
+    }
+}
+
 /// An endless row of batches from a cursor on, epoch after epoch.
 ///
-/// Worker `i` of `n` makes the batches `i`, `i + n`, ... and hands them over through a channel of its own, so the
-/// order does not depend on which thread is faster. Dropping the loader stops the threads after the image that
-/// each has in hand; one that hangs in it, on a network drive that is gone, is left behind after a moment.
+/// One thread says what each batch is made of, and for that reads the rows of a stream. Worker `i` of `n` makes the batches `i`,
+/// `i + n`, ... and hands them over through a channel of its own, so the order does not depend on which thread is faster.
+/// Dropping the loader stops the threads after the image that each has in hand; one that hangs in it, on a network drive that
+/// is gone, is left behind after a moment.
 pub struct Loader {
+    order: Order,
     maker: BatchMaker,
     cursor: Cursor,
-    workers: Vec<Worker>,
+    /// Without workers: what the next batch is made of.
+    planner: Option<Planner>,
+    workers: Vec<Receiver<Result<HostBatch, DataError>>>,
+    threads: Vec<JoinHandle<()>>,
     next_worker: usize,
     is_stopped: Arc<AtomicBool>,
 }
 
-struct Worker {
-    /// `None` once the loader is being dropped: a worker that waits for room in its channel wakes up.
-    batches: Option<Receiver<Result<HostBatch, DataError>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// How long a dropped loader waits for its threads.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Batches that a worker may have before it that are not begun.
+const AHEAD: usize = 1;
 
 impl Loader {
     /// Starts the workers at `start`.
     ///
     /// # Errors
     /// [`DataError::CursorOutOfRange`] if the data set has no such batch, [`DataError::SpawnWorker`].
-    pub fn new(dataset: Arc<Dataset>, options: &LoaderOptions, start: Cursor) -> Result<Self, DataError> {
-        let order = BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size)
-            .within(options.buckets.clone());
-        order.check(start)?;
+    pub fn new(data: impl Into<Data>, options: &LoaderOptions, start: Cursor) -> Result<Self, DataError> {
+        let data = data.into();
+        let order = Order::new(&data, options);
+        start.check(order.batches_per_epoch())?;
         let is_stopped = Arc::new(AtomicBool::new(false));
         let maker = BatchMaker {
-            dataset,
-            order,
+            seed: options.seed,
             transform: options.transform,
             encoded: options.encoded.clone(),
             is_stopped: Arc::clone(&is_stopped),
         };
+        let planner = Planner::new(data, options, start);
+        let n_workers = options.workers;
         // Built first and filled step by step, so that a failed start stops the threads already running.
-        let mut loader = Self { maker, cursor: start, workers: Vec::new(), next_worker: 0, is_stopped };
-        let mut first = start;
-        for index in 0..options.workers {
-            let worker = Worker::start(index, loader.maker.clone(), first, options)?;
-            loader.workers.push(worker);
-            first = loader.maker.order.after(first);
+        let mut loader = Self {
+            order,
+            maker,
+            cursor: start,
+            planner: None,
+            workers: Vec::new(),
+            threads: Vec::new(),
+            next_worker: 0,
+            is_stopped,
+        };
+        if n_workers == 0 {
+            loader.planner = Some(planner);
+            return Ok(loader);
         }
+        let mut plans = Vec::new();
+        for index in 0..n_workers {
+            let (plan_sender, plan_receiver) = sync_channel(AHEAD);
+            let (batch_sender, batch_receiver) = sync_channel(options.prefetch.max(1));
+            let maker = loader.maker.clone();
+            loader.spawn(&format!("loader-{index}"), move || {
+                run_worker(&maker, &plan_receiver, &batch_sender);
+            })?;
+            plans.push(plan_sender);
+            loader.workers.push(batch_receiver);
+        }
+        let is_stopped = Arc::clone(&loader.is_stopped);
+        loader.spawn("loader-rows", move || run_planner(planner, &plans, &is_stopped))?;
         Ok(loader)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), DataError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.push(thread.map_err(|source| DataError::SpawnWorker { source })?);
+        Ok(())
     }
 
     /// The cursor of the batch that [`Self::next_batch`] gives next.
@@ -113,14 +273,14 @@ impl Loader {
     /// The number of batches in an epoch.
     #[must_use]
     pub fn batches_per_epoch(&self) -> usize {
-        self.maker.order.batches_per_epoch()
+        self.order.batches_per_epoch()
     }
 
     /// The next batch; waits for it if it is not ready.
     ///
     /// # Errors
-    /// [`DataError::Row`] if an image of this batch cannot be used, [`DataError::WorkerPanicked`]. The call after
-    /// an error gives the batch after.
+    /// If a shard of a stream cannot be read, [`DataError::WorkerPanicked`]. A sample that cannot be used is no error: it
+    /// is [left out](HostBatch::left_out).
     pub fn next_batch(&mut self) -> Result<HostBatch, DataError> {
         loop {
             if let Some(batch) = self.next_within(Duration::MAX)? {
@@ -135,37 +295,45 @@ impl Loader {
     /// # Errors
     /// As [`Self::next_batch`].
     pub fn next_within(&mut self, patience: Duration) -> Result<Option<HostBatch>, DataError> {
-        let batch = match self.workers.get(self.next_worker) {
-            None => self.maker.make(self.cursor),
-            Some(worker) => match worker.batches.as_ref().map(|batches| batches.recv_timeout(patience)) {
-                Some(Ok(batch)) => batch,
-                Some(Err(RecvTimeoutError::Timeout)) => return Ok(None),
-                Some(Err(RecvTimeoutError::Disconnected)) | None => Err(DataError::WorkerStopped),
+        let batch = match (&mut self.planner, self.workers.get(self.next_worker)) {
+            (Some(planner), _) => planner.next().and_then(|plan| self.maker.make(plan)),
+            (None, Some(worker)) => match worker.recv_timeout(patience) {
+                Ok(batch) => batch,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => Err(DataError::WorkerStopped),
             },
+            (None, None) => Err(DataError::WorkerStopped),
         };
-        self.cursor = self.maker.order.after(self.cursor);
+        self.cursor = self.cursor.after(self.batches_per_epoch());
         self.next_worker = (self.next_worker + 1) % self.workers.len().max(1);
         batch.map(Some)
     }
 
-    /// The ids of the samples that the next batch is made of.
+    /// What the next batch is made of: the ids of its samples or, in a stream, its place.
     ///
     /// # Errors
     /// [`DataError::CursorOutOfRange`], which [`Self::new`] has excluded.
     pub fn awaited(&mut self) -> Result<Vec<String>, DataError> {
-        let samples = self.maker.order.batch(self.cursor)?;
-        Ok(samples.iter().map(|&index| self.maker.dataset.samples()[index].id.clone()).collect())
+        match &mut self.order {
+            Order::Listed { dataset, order } => {
+                let samples = order.batch(self.cursor)?;
+                Ok(samples.iter().map(|&index| dataset.samples()[index].id.clone()).collect())
+            }
+            Order::Streamed { .. } => {
+                let Cursor { epoch, batch } = self.cursor;
+                Ok(vec![format!("batch {batch} of epoch {epoch}")])
+            }
+        }
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::Relaxed);
-        for worker in &mut self.workers {
-            worker.batches = None;
-        }
+        // Who waits for room in a channel wakes up.
+        self.workers.clear();
         let deadline = Instant::now() + FAREWELL;
-        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
+        for thread in self.threads.drain(..) {
             while !thread.is_finished() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -177,80 +345,158 @@ impl Drop for Loader {
     }
 }
 
-impl Worker {
-    fn start(
-        index: usize,
-        maker: BatchMaker,
-        first: Cursor,
-        options: &LoaderOptions,
-    ) -> Result<Self, DataError> {
-        let (sender, receiver) = sync_channel(options.prefetch.max(1));
-        let stride = options.workers;
-        let thread = thread::Builder::new()
-            .name(format!("loader-{index}"))
-            .spawn(move || run_worker(maker, first, stride, &sender))
-            .map_err(|source| DataError::SpawnWorker { source })?;
-        Ok(Self { batches: Some(receiver), thread: Some(thread) })
+/// What can be said of an epoch without reading a row.
+#[derive(Clone)]
+enum Order {
+    Listed { dataset: Arc<Dataset>, order: BatchOrder },
+    Streamed { batches_per_epoch: usize },
+}
+
+fn listed_order(dataset: &Dataset, options: &LoaderOptions) -> BatchOrder {
+    BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size).within(options.buckets.clone())
+}
+
+impl Order {
+    fn new(data: &Data, options: &LoaderOptions) -> Self {
+        match data {
+            Data::Listed(dataset) => {
+                Self::Listed { dataset: Arc::clone(dataset), order: listed_order(dataset, options) }
+            }
+            Data::Streamed(stream) => {
+                Self::Streamed { batches_per_epoch: batches_of(stream.n_own_rows(), options.batch_size) }
+            }
+        }
+    }
+
+    fn batches_per_epoch(&self) -> usize {
+        match self {
+            Self::Listed { order, .. } => order.batches_per_epoch(),
+            Self::Streamed { batches_per_epoch } => *batches_per_epoch,
+        }
+    }
+}
+
+/// What a batch is made of: samples, and rows that are none.
+struct Plan {
+    rows: Vec<Result<Sample, DataError>>,
+    epoch: u64,
+    cursor_after: Cursor,
+}
+
+/// Says what one batch after another is made of.
+enum Planner {
+    Listed { dataset: Arc<Dataset>, order: BatchOrder, cursor: Cursor },
+    Streamed(Box<StreamCursor>),
+}
+
+impl Planner {
+    fn new(data: Data, options: &LoaderOptions, start: Cursor) -> Self {
+        match data {
+            Data::Listed(dataset) => {
+                let order = listed_order(&dataset, options);
+                Self::Listed { dataset, order, cursor: start }
+            }
+            Data::Streamed(stream) => {
+                Self::Streamed(Box::new(StreamCursor::new(stream, options.seed, options.batch_size, start)))
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Plan, DataError> {
+        match self {
+            Self::Listed { dataset, order, cursor } => {
+                let rows = order.batch(*cursor)?.iter().map(|&index| Ok(dataset.samples()[index].clone()));
+                let (rows, epoch) = (rows.collect(), cursor.epoch);
+                *cursor = order.after(*cursor);
+                Ok(Plan { rows, epoch, cursor_after: *cursor })
+            }
+            Self::Streamed(stream) => {
+                let epoch = stream.cursor().epoch;
+                let (rows, cursor_after) = stream.next()?;
+                Ok(Plan { rows, epoch, cursor_after })
+            }
+        }
+    }
+}
+
+fn run_planner(
+    mut planner: Planner,
+    workers: &[SyncSender<Result<Plan, DataError>>],
+    is_stopped: &AtomicBool,
+) {
+    for worker in workers.iter().cycle() {
+        if is_stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let plan = caught(|| planner.next());
+        let is_last = plan.is_err();
+        if worker.send(plan).is_err() || is_last {
+            return;
+        }
     }
 }
 
 fn run_worker(
-    mut maker: BatchMaker,
-    first: Cursor,
-    stride: usize,
+    maker: &BatchMaker,
+    plans: &Receiver<Result<Plan, DataError>>,
     batches: &SyncSender<Result<HostBatch, DataError>>,
 ) {
-    let mut cursor = first;
-    while !maker.is_stopped.load(Ordering::Relaxed) {
-        let batch = catch_unwind(AssertUnwindSafe(|| maker.make(cursor)))
-            .unwrap_or_else(|panic| Err(DataError::WorkerPanicked { message: panic_message(&*panic) }));
-        if batches.send(batch).is_err() {
+    for plan in plans {
+        let batch = plan.and_then(|plan| caught(|| maker.make(plan)));
+        if maker.is_stopped.load(Ordering::Relaxed) || batches.send(batch).is_err() {
             return;
-        }
-        for _ in 0..stride {
-            cursor = maker.order.after(cursor);
         }
     }
 }
 
-/// Makes the batch of any cursor.
+fn caught<T>(make: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(make))
+        .unwrap_or_else(|panic| Err(DataError::WorkerPanicked { message: panic_message(&*panic) }))
+}
+
+/// Decodes what a batch is made of.
 #[derive(Clone)]
 struct BatchMaker {
-    dataset: Arc<Dataset>,
-    order: BatchOrder,
+    seed: u64,
     transform: Transform,
     encoded: Option<EncodedImages>,
     is_stopped: Arc<AtomicBool>,
 }
 
 impl BatchMaker {
-    fn make(&mut self, cursor: Cursor) -> Result<HostBatch, DataError> {
-        let samples = self.order.batch(cursor)?.to_vec();
+    fn make(&self, plan: Plan) -> Result<HostBatch, DataError> {
         let size = Size::square(self.transform.side);
-        // No bucket has more pixels than the square.
-        let n_numbers = samples.len() * 3 * size.n_pixels();
+        let n_samples = plan.rows.len();
         let mut batch = HostBatch {
-            targets: Vec::with_capacity(samples.len()),
-            hint_unit: Vec::with_capacity(n_numbers),
-            geometries: Vec::with_capacity(samples.len()),
-            ids: Vec::with_capacity(samples.len()),
-            samples,
+            targets: Vec::with_capacity(n_samples),
+            // No bucket has more pixels than the square.
+            hint_unit: Vec::with_capacity(n_samples * 3 * size.n_pixels()),
+            geometries: Vec::with_capacity(n_samples),
+            samples: Vec::with_capacity(n_samples),
+            left_out: Vec::new(),
             size,
-            cursor_after: self.order.after(cursor),
+            cursor_after: plan.cursor_after,
         };
-        let turn = Turn { seed: self.order.seed(), epoch: cursor.epoch };
-        for &index in &batch.samples {
+        let turn = Turn { seed: self.seed, epoch: plan.epoch };
+        for row in plan.rows {
             if self.is_stopped.load(Ordering::Relaxed) {
                 return Err(DataError::WorkerStopped);
             }
-            let sample = &self.dataset.samples()[index];
-            let loaded = self.transform.load_unless_encoded(sample, self.encoded.as_ref(), turn)?;
-            // A batch is of one bucket.
-            batch.size = loaded.geometry.size;
-            batch.targets.push(loaded.target);
-            batch.hint_unit.extend(loaded.hint_unit);
-            batch.geometries.push(loaded.geometry);
-            batch.ids.push(sample.id.clone());
+            let loaded = row.and_then(|sample| {
+                let loaded = self.transform.load_unless_encoded(&sample, self.encoded.as_ref(), turn)?;
+                Ok((sample, loaded))
+            });
+            match loaded {
+                Ok((sample, loaded)) => {
+                    // A batch is of one bucket.
+                    batch.size = loaded.geometry.size;
+                    batch.targets.push(loaded.target);
+                    batch.hint_unit.extend(loaded.hint_unit);
+                    batch.geometries.push(loaded.geometry);
+                    batch.samples.push(sample);
+                }
+                Err(error) => batch.left_out.push(LeftOut::new(error)?),
+            }
         }
         Ok(batch)
     }
@@ -302,7 +548,10 @@ mod tests {
     fn batches_do_not_depend_on_the_number_of_workers() {
         let (_dir, dataset) = circles(7);
         let inline = batches(&dataset, 0, Cursor::default(), 8);
-        assert_eq!(inline.iter().map(|batch| batch.ids.len()).collect::<Vec<_>>(), [3, 3, 1, 3, 3, 1, 3, 3]);
+        assert_eq!(
+            inline.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(),
+            [3, 3, 1, 3, 3, 1, 3, 3]
+        );
         assert_eq!(inline[2].cursor_after, Cursor { epoch: 1, batch: 0 });
         assert_eq!(inline[2].hint_unit.len(), 3 * 8 * 8);
         for workers in [1, 2, 5] {
@@ -316,7 +565,8 @@ mod tests {
         let expected = batches(&dataset, 0, Cursor::default(), 8);
         let mut loader = Loader::new(Arc::clone(&dataset), &options(2), Cursor::default()).unwrap();
         for expected in &expected {
-            assert_eq!(loader.awaited().unwrap(), expected.ids);
+            let ids: Vec<String> = expected.samples.iter().map(|sample| sample.id.clone()).collect();
+            assert_eq!(loader.awaited().unwrap(), ids);
             let found =
                 std::iter::repeat_with(|| loader.next_within(Duration::ZERO).unwrap()).flatten().next();
             assert_eq!(found.as_ref(), Some(expected));
@@ -331,19 +581,22 @@ mod tests {
     }
 
     #[test]
-    fn damaged_image_fails_its_batch_and_no_other() {
+    fn damaged_image_costs_its_sample_and_no_other() {
         let (_dir, dataset) = circles(7);
-        let victim = batches(&dataset, 0, Cursor::default(), 1)[0].samples[1];
-        fs::write(dataset.samples()[victim].hint.file().unwrap(), "not an image").unwrap();
+        let whole = batches(&dataset, 0, Cursor::default(), 3);
+        let victim = whole[0].samples[1].clone();
+        fs::write(victim.hint.file().unwrap(), "not an image").unwrap();
         for workers in [0, 2] {
-            let mut loader = Loader::new(Arc::clone(&dataset), &options(workers), Cursor::default()).unwrap();
-            let error = loader.next_batch().unwrap_err();
-            assert!(error.to_string().ends_with(&format!("metadata.jsonl:{}", victim + 1)), "{error}");
+            let damaged = batches(&dataset, workers, Cursor::default(), 3);
+            let ids =
+                |batch: &HostBatch| batch.samples.iter().map(|sample| sample.id.clone()).collect::<Vec<_>>();
+            assert_eq!(ids(&damaged[0]), [&ids(&whole[0])[..1], &ids(&whole[0])[2..]].concat());
+            assert_eq!((damaged[0].targets.len(), damaged[0].hint_unit.len()), (2, 2 * 3 * 8 * 8));
+            assert_eq!(damaged[1..], whole[1..]);
+            let [LeftOut { origin, error }] = &damaged[0].left_out[..] else { panic!("one is left out") };
+            assert_eq!(*origin, victim.origin);
             let cause = std::error::Error::source(&error).unwrap().to_string();
-            let name = dataset.samples()[victim].hint.to_string();
-            assert!(cause.contains(&name), "{cause}");
-            assert!(loader.next_batch().is_ok());
-            assert_eq!(loader.cursor(), Cursor { epoch: 0, batch: 2 });
+            assert!(cause.contains(&victim.hint.to_string()), "{cause}");
         }
     }
 
@@ -383,12 +636,13 @@ mod tests {
         assert_eq!(loader.batches_per_epoch(), 3 + 3 + 2);
         let epoch: Vec<HostBatch> = (0..8).map(|_| loader.next_batch().unwrap()).collect();
         assert_eq!(loader.cursor(), Cursor { epoch: 1, batch: 0 });
-        let mut seen: Vec<usize> = epoch.iter().flat_map(|batch| batch.samples.clone()).collect();
+        let mut seen: Vec<usize> =
+            epoch.iter().flat_map(|batch| &batch.samples).map(|sample| sample.origin.row).collect();
         seen.sort_unstable();
-        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+        assert_eq!(seen, (1..=20).collect::<Vec<_>>());
         for batch in &epoch {
             assert!(batch.geometries.iter().all(|geometry| geometry.size == batch.size));
-            assert_eq!(batch.hint_unit.len(), batch.ids.len() * 3 * batch.size.n_pixels());
+            assert_eq!(batch.hint_unit.len(), batch.samples.len() * 3 * batch.size.n_pixels());
         }
         let mut continued = load(epoch[2].cursor_after, 2);
         for batch in &epoch[3..] {

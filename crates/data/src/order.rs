@@ -27,6 +27,30 @@ pub struct Cursor {
     pub batch: usize,
 }
 
+impl Cursor {
+    /// The cursor behind the batch at this one.
+    pub(crate) fn after(self, batches_per_epoch: usize) -> Self {
+        if self.batch + 1 < batches_per_epoch {
+            Self { batch: self.batch + 1, ..self }
+        } else {
+            Self { epoch: self.epoch + 1, batch: 0 }
+        }
+    }
+
+    pub(crate) fn check(self, batches_per_epoch: usize) -> Result<(), DataError> {
+        if self.batch < batches_per_epoch {
+            Ok(())
+        } else {
+            Err(DataError::CursorOutOfRange { cursor: self, batches_per_epoch })
+        }
+    }
+}
+
+/// The number of batches of so many samples, the partial one included.
+pub(crate) fn batches_of(n_samples: usize, batch_size: NonZeroUsize) -> usize {
+    n_samples.div_ceil(batch_size.get())
+}
+
 /// Cuts the order of each epoch into batches; the last batch of an epoch, or of each bucket, may be smaller.
 #[derive(Debug, Clone)]
 pub struct BatchOrder {
@@ -59,7 +83,7 @@ impl BatchOrder {
     /// Batches of `batch_size` out of `n_samples` samples.
     #[must_use]
     pub fn new(seed: u64, n_samples: usize, batch_size: NonZeroUsize) -> Self {
-        let n_batches = n_samples.div_ceil(batch_size.get());
+        let n_batches = batches_of(n_samples, batch_size);
         Self { seed, n_samples, batch_size, buckets: None, n_batches, current: None }
     }
 
@@ -77,10 +101,6 @@ impl BatchOrder {
         }
         let n_batches = counts.values().map(|count| count.div_ceil(self.batch_size.get())).sum();
         Self { buckets: Some(buckets), n_batches, ..self }
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// The number of batches in an epoch, the partial one included.
@@ -133,20 +153,11 @@ impl BatchOrder {
     /// The cursor behind the batch at `cursor`.
     #[must_use]
     pub fn after(&self, cursor: Cursor) -> Cursor {
-        if cursor.batch + 1 < self.batches_per_epoch() {
-            Cursor { batch: cursor.batch + 1, ..cursor }
-        } else {
-            Cursor { epoch: cursor.epoch + 1, batch: 0 }
-        }
+        cursor.after(self.batches_per_epoch())
     }
 
     pub(crate) fn check(&self, cursor: Cursor) -> Result<(), DataError> {
-        let batches_per_epoch = self.batches_per_epoch();
-        if cursor.batch < batches_per_epoch {
-            Ok(())
-        } else {
-            Err(DataError::CursorOutOfRange { cursor, batches_per_epoch })
-        }
+        cursor.check(self.batches_per_epoch())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use pyrograph_data::{Dataset, HostBatch, random, random::Purpose};
+use pyrograph_data::{HostBatch, random, random::Purpose};
 use pyrograph_pipeline::{Bundle, Conditioning};
 
 use crate::TrainError;
@@ -33,17 +33,16 @@ impl Batch {
     /// [`TrainError`] if encoders that were freed are needed and cannot be read again.
     pub(crate) fn new(
         host: HostBatch,
-        dataset: &Dataset,
         bundle: &Bundle,
         encoder: &Encoder,
         dropout: &Dropout,
     ) -> Result<Self, TrainError> {
         let device = encoder.device().clone();
         let size = host.size;
-        let batch_size = host.ids.len();
-        let captions = host.samples.iter().zip(&host.ids).map(|(&sample_idx, id)| {
-            let mut rng = random::rng(dropout.seed, dropout.micro_step, id, Purpose::Caption);
-            dataset.samples()[sample_idx].caption(&mut rng, dropout.empty_prompts)
+        let batch_size = host.samples.len();
+        let captions = host.samples.iter().map(|sample| {
+            let mut rng = random::rng(dropout.seed, dropout.micro_step, &sample.id, Purpose::Caption);
+            sample.caption(&mut rng, dropout.empty_prompts)
         });
         let prompts: Vec<EncodedPrompt> = captions
             .zip(&host.geometries)
@@ -56,9 +55,10 @@ impl Batch {
             .or_else(|| {
                 Some((NonFinite::Prompt, not_finite(prompts.iter().map(|prompt| prompt.is_finite))?))
             });
+        let ids: Vec<String> = host.samples.iter().map(|sample| sample.id.clone()).collect();
         let shape = [batch_size, 3, size.height.get(), size.width.get()];
         let mut hint_unit = host.hint_unit;
-        for (hint, id) in hint_unit.chunks_exact_mut(3 * size.n_pixels()).zip(&host.ids) {
+        for (hint, id) in hint_unit.chunks_exact_mut(3 * size.n_pixels()).zip(&ids) {
             if dropout.drops_hint(id) {
                 hint.fill(0.0);
             }
@@ -67,7 +67,7 @@ impl Batch {
             moments: Tensor::cat(latents.into_iter().map(|latents| latents.tensor).collect(), 0),
             hint: Tensor::from_data(TensorData::new(hint_unit, shape), &device),
             conditioning: Conditioning::cat(prompts.into_iter().map(|prompt| prompt.conditioning).collect()),
-            ids: host.ids,
+            ids,
             non_finite,
         })
     }

@@ -6,7 +6,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
-use pyrograph_data::{HintMaker, Interpolation};
+use pyrograph_data::{HintMaker, Interpolation, StreamOptions};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
@@ -97,10 +97,24 @@ impl Default for ModelSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// The data set's folder. Exactly one of this and `dataset_name` is required.
+    /// The data set's folder or file. Exactly one of this and `dataset_name` is required.
     pub train_data_dir: Option<PathBuf>,
     /// The data set's folder, under the reference's other name. Names on the Hub are not looked up.
     pub dataset_name: Option<PathBuf>,
+    /// The configuration of the data set: one of its sub-folders. Left out: the folder itself.
+    pub dataset_config_name: Option<String>,
+    /// The split of the data set. Default: `train`, which is fixed in the reference.
+    pub dataset_split: String,
+    /// A folder of hints that are named as the images of `train_data_dir` (kohya's name). Left out: the hints are in the
+    /// data set.
+    pub conditioning_data_dir: Option<PathBuf>,
+    /// Read rows as they come, for data sets of any size, instead of listing them all first. Default: false.
+    pub streaming: bool,
+    /// With `streaming`: the next row is drawn from so many. Default: 1000, as `IterableDataset.shuffle` of Hugging Face's
+    /// `datasets` has it.
+    pub shuffle_buffer: NonZeroUsize,
+    /// Leave out at most so many samples that cannot be read or decoded. Left out: a tenth of all, but one at least.
+    pub max_bad_samples: Option<usize>,
     /// The column of target images. Default: `image`.
     pub image_column: String,
     /// The column of conditioning images. Default: `conditioning_image`.
@@ -147,6 +161,12 @@ impl Default for DataSection {
         Self {
             train_data_dir: None,
             dataset_name: None,
+            dataset_config_name: None,
+            dataset_split: "train".to_owned(),
+            conditioning_data_dir: None,
+            streaming: false,
+            shuffle_buffer: StreamOptions::default().shuffle_buffer,
+            max_bad_samples: None,
             image_column: "image".to_owned(),
             conditioning_image_column: "conditioning_image".to_owned(),
             caption_column: "text".to_owned(),

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 use pyrograph_data::random::{self, Purpose};
-use pyrograph_data::{Dataset, Geometry, LoadedSample, Sample, Size, Transform, Turn};
+use pyrograph_data::{Data, Geometry, LoadedSample, Sample, Size, Transform, Turn};
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
@@ -36,14 +36,32 @@ pub(crate) struct EvaluationSet {
 impl EvaluationSet {
     /// Takes `n_samples` out of a data set, at most a tenth of it. Where that is less than the two between which hints
     /// are exchanged, the data set stays as it is and its first samples are evaluated.
-    pub(crate) fn split(dataset: Dataset, n_samples: usize, seed: u64) -> (Dataset, Self) {
-        let n_held_out = n_samples.min(dataset.samples().len() / MIN_SAMPLES_PER_HELD_OUT);
-        if n_held_out < 2 {
-            let samples = dataset.samples().iter().take(n_samples).cloned().collect();
-            return (dataset, Self { samples, is_held_out: false });
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] if a row of a stream cannot be read.
+    pub(crate) fn split(data: Data, n_samples: usize, seed: u64) -> Result<(Data, Self), TrainError> {
+        let n_held_out = n_samples.min(data.n_samples() / MIN_SAMPLES_PER_HELD_OUT);
+        let is_held_out = n_held_out >= 2;
+        let (data, samples) = if is_held_out {
+            data.hold_out(n_held_out, seed)
+        } else {
+            data.first(n_samples).map(|samples| (data, samples))
         }
-        let (dataset, samples) = dataset.hold_out(n_held_out, seed);
-        (dataset, Self { samples, is_held_out: true })
+        .map_err(TrainError::Data)?;
+        Ok((data, Self { samples, is_held_out }))
+    }
+
+    /// The set without samples that cannot be used, which are told.
+    pub(crate) fn without_unusable(mut self, transform: Transform, turn: Turn) -> Self {
+        self.samples.retain(|sample| match transform.load(sample, turn) {
+            Ok(_) => true,
+            Err(error) => {
+                let error = TrainError::Data(error);
+                tracing::warn!("the evaluation goes without a sample: {}", error.with_causes());
+                false
+            }
+        });
+        self
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
-use pyrograph_data::{Crop, Dataset, Flip};
+use pyrograph_data::{Crop, Data, Flip};
 use pyrograph_pipeline::Bundle;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ impl fmt::Display for Difference {
 
 impl Identity {
     /// What is known before the base model is loaded.
-    pub(crate) fn new(plan: &TrainPlan, dataset: &Dataset) -> Self {
+    pub(crate) fn new(plan: &TrainPlan, data: &Data) -> Self {
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let transform = plan.data.transform;
         let steps = transform.buckets.map(|step| format!("steps of {} px", step.get()));
@@ -58,8 +58,8 @@ impl Identity {
             ("random_flip", (transform.flip == Flip::Random).to_string()),
             ("hint", hint.unwrap_or_else(|| "read from files".to_owned())),
             ("resolution", plan.data.transform.side.get().to_string()),
-            ("data set", hexadecimal(&dataset.fingerprint())),
-            ("number of samples", dataset.samples().len().to_string()),
+            ("data set", hexadecimal(&data.fingerprint())),
+            ("number of samples", data.n_samples().to_string()),
             ("num_eval_samples", n_evaluated.to_string()),
         ];
         Self(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())

@@ -17,6 +17,7 @@ mod evaluate;
 mod events;
 mod fidelity;
 mod identity;
+mod left_out;
 mod lock;
 mod loss;
 mod loss_scale;

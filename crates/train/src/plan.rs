@@ -8,13 +8,15 @@ mod tests;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use pyrograph_data::{Columns, Transform};
+use pyrograph_data::{Columns, Data, DataError, Dataset, SourceOptions, Stream, StreamOptions, Transform};
 use pyrograph_pipeline::BundleOptions;
 use pyrograph_unet::ParameterGroup;
 use pyrograph_weights::Pickles;
 use serde::{Deserialize, Serialize};
 
+use crate::TrainError;
 use crate::config::{MemorySection, ReportSection, TrainConfig};
 use crate::ema::EmaSection;
 use crate::lr::LrSchedule;
@@ -117,10 +119,20 @@ pub enum ControlNetSource {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DataPlan {
-    /// The data set's folder.
+    /// The data set's folder or file.
     pub dir: PathBuf,
     /// Which of its columns are used.
     pub columns: Columns,
+    /// Which of its splits.
+    pub split: String,
+    /// Which of its configurations.
+    pub config: Option<String>,
+    /// A folder of hints that are named as the images.
+    pub hint_dir: Option<PathBuf>,
+    /// Rows are read as they come, and this many mixed; else all are listed before.
+    pub shuffle_buffer: Option<NonZeroUsize>,
+    /// So many samples may be left out because they cannot be used; else a tenth.
+    pub max_bad_samples: Option<usize>,
     /// Train on so many samples, drawn by the seed; else on all.
     pub max_samples: Option<NonZeroUsize>,
     /// Side and filter of the images.
@@ -133,6 +145,41 @@ pub struct DataPlan {
     pub batch_size: NonZeroUsize,
     /// Threads that decode images; 0 decodes between two steps.
     pub workers: usize,
+}
+
+impl TrainPlan {
+    /// Opens the data set, with as many samples as are asked for.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] if it is not one, or has too few of them.
+    pub fn open_data(&self) -> Result<Data, TrainError> {
+        self.try_open_data().map_err(TrainError::Data)
+    }
+
+    fn try_open_data(&self) -> Result<Data, DataError> {
+        let DataPlan { dir, max_samples, shuffle_buffer, .. } = &self.data;
+        let source = SourceOptions {
+            columns: self.data.columns.clone(),
+            split: self.data.split.clone(),
+            config: self.data.config.clone(),
+            hint_dir: self.data.hint_dir.clone(),
+            cache_dir: match &self.cache {
+                CachePlan::Disk(dir) => Some(dir.clone()),
+                CachePlan::Off | CachePlan::Memory => None,
+            },
+        };
+        if let Some(shuffle_buffer) = *shuffle_buffer {
+            let options = StreamOptions { shuffle_buffer, ..StreamOptions::default() };
+            let stream = Stream::open(dir, &source, options)?;
+            return Ok(Arc::new(max_samples.map_or(Ok(stream.clone()), |count| stream.take(count))?).into());
+        }
+        let dataset = Dataset::open_with(dir, &source)?;
+        let dataset = match *max_samples {
+            Some(count) => dataset.take(count, self.seed)?,
+            None => dataset,
+        };
+        Ok(Arc::new(dataset).into())
+    }
 }
 
 /// Where latents and prompt embeddings are kept.

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::prelude::*;
-use pyrograph_data::{BatchOrder, Dataset, Loader, LoaderOptions, bucket_of_each};
+use pyrograph_data::{BatchOrder, Data, Loader, LoaderOptions, Turn, bucket_of_each};
 use pyrograph_diffusion::{NoiseSchedule, ScheduleConfig};
 use pyrograph_pipeline::{Bundle, PipelineError, save_controlnet, save_unet};
 use pyrograph_unet::{ControlNet, ControlNetConfig};
@@ -26,6 +26,7 @@ use crate::encode::{CacheUse, Encoder};
 use crate::evaluate::{EvaluationSet, Evaluator, Outcome};
 use crate::events::{Banner, Both, Event, Progress};
 use crate::identity::Identity;
+use crate::left_out::LeftOutLog;
 use crate::lock::RunLock;
 use crate::loss::Frozen;
 use crate::memory;
@@ -62,7 +63,7 @@ pub struct Trainer {
     device: Device,
     bundle: Bundle,
     schedule: NoiseSchedule,
-    dataset: Arc<Dataset>,
+    data: Data,
     /// The bucket of each of its samples, if there are any.
     buckets: Option<Arc<[usize]>>,
     encoder: Encoder,
@@ -90,6 +91,7 @@ pub struct Trainer {
     is_updating: bool,
     /// The steps skipped since one was made.
     skipped: Vec<Skipped>,
+    left_out: LeftOutLog,
 }
 
 /// How [`Trainer::run`] ended.
@@ -127,15 +129,13 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
         RunLock::check(&plan.output_dir)?;
-        let dataset = Dataset::open(&plan.data.dir, &plan.data.columns).map_err(TrainError::Data)?;
-        let dataset = match plan.data.max_samples {
-            Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
-            None => dataset,
-        };
+        let data = plan.open_data()?;
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
-        let (dataset, evaluation_set) = EvaluationSet::split(dataset, n_evaluated, plan.seed);
+        let (data, evaluation_set) = EvaluationSet::split(data, n_evaluated, plan.seed)?;
+        let evaluation_set =
+            evaluation_set.without_unusable(plan.data.transform, Turn { seed: plan.seed, epoch: 0 });
         let validator = Validator::new(&plan, &evaluation_set.samples)?;
-        let identity = Identity::new(&plan, &dataset);
+        let identity = Identity::new(&plan, &data);
         let checkpoint = match &plan.checkpoint.resume_from {
             ResumeFrom::Fresh => None,
             ResumeFrom::Latest => Some(Checkpoint::latest(&plan.output_dir)?),
@@ -168,8 +168,9 @@ impl Trainer {
         let bundle = bundle.in_precision(plan.precision.precision());
         let mut trainer = Self {
             encoder: Encoder::new(&plan, &bundle, device.clone()),
-            buckets: bucket_of_each(dataset.samples(), &plan.data.transform),
-            dataset: Arc::new(dataset),
+            left_out: LeftOutLog::new(data.n_samples(), plan.data.max_bad_samples),
+            buckets: data.samples().and_then(|samples| bucket_of_each(samples, &plan.data.transform)),
+            data,
             trainee: start.trainee,
             controlnet_config: start.controlnet_config,
             optimizer: start.optimizer,
@@ -224,10 +225,10 @@ impl Trainer {
         &self.plan
     }
 
-    /// The samples that are trained on, without those held out.
+    /// What is trained on, without the samples held out.
     #[must_use]
-    pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+    pub fn data(&self) -> &Data {
+        &self.data
     }
 
     /// The ControlNet as trained so far.
@@ -296,6 +297,7 @@ impl Trainer {
         self.since = Instant::now();
         // A panic of the device or of ours is an error like any other: what was trained is saved.
         let ended = catch_unwind(AssertUnwindSafe(|| self.train(total_steps, observer)));
+        self.tell_left_out(observer)?;
         let ended = ended.unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<String>().map(String::as_str);
             let message =
@@ -338,6 +340,7 @@ impl Trainer {
                 }
                 Step::Rescaled => continue,
             };
+            self.tell_left_out(observer)?;
             let step = self.step();
             let is_last = step == total_steps;
             let is_checkpoint = step.is_multiple_of(self.plan.checkpoint.every_steps.get());
@@ -491,6 +494,11 @@ impl Trainer {
         }
     }
 
+    /// Warns of samples that cannot be used.
+    fn tell_left_out(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.left_out.untold().into_iter().try_for_each(|message| self.warn(message, observer))
+    }
+
     fn warn(&self, message: String, observer: &mut dyn Observer) -> Result<(), TrainError> {
         observer.observe(&Event::Warning { step: self.step(), message })
     }
@@ -504,9 +512,17 @@ impl Trainer {
         self.record.seconds + self.since.elapsed().as_secs_f64()
     }
 
-    /// Which samples make up each batch.
+    /// Batches of an epoch, on this device.
+    fn batches_per_epoch(&self) -> usize {
+        match &self.data {
+            Data::Listed(_) => self.batch_order().batches_per_epoch(),
+            Data::Streamed(stream) => stream.n_own_rows().div_ceil(self.plan.data.batch_size.get()),
+        }
+    }
+
+    /// Which samples make up each batch, if they are listed.
     fn batch_order(&self) -> BatchOrder {
-        let n_samples = self.dataset.samples().len();
+        let n_samples = self.data.n_samples();
         BatchOrder::new(self.plan.seed, n_samples, self.plan.data.batch_size).within(self.buckets.clone())
     }
 
@@ -520,7 +536,7 @@ impl Trainer {
             buckets: self.buckets.clone(),
             encoded: self.encoder.images().cloned(),
         };
-        Loader::new(Arc::clone(&self.dataset), &options, self.position.cursor).map_err(TrainError::Data)
+        Loader::new(self.data.clone(), &options, self.position.cursor).map_err(TrainError::Data)
     }
 
     /// Evaluations and pictures are made with the decoder as it is trained.
@@ -553,10 +569,10 @@ impl Trainer {
     }
 
     fn banner(&self) -> Banner {
-        let n_examples = self.dataset.samples().len();
+        let n_examples = self.data.n_samples();
         let batch_size = self.plan.data.batch_size;
         let accumulation = self.plan.optimizer.accumulation_steps.get();
-        let batches_per_epoch = self.batch_order().batches_per_epoch();
+        let batches_per_epoch = self.batches_per_epoch();
         let steps_per_epoch = NonZeroU64::new(batches_per_epoch.div_ceil(accumulation) as u64)
             .expect("a data set has at least one sample");
         let total_steps = self.plan.length.total_steps(steps_per_epoch).get();

@@ -91,7 +91,6 @@ impl UsageError {
             } else {
                 "nothing is downloaded; check the path".to_owned()
             }),
-            Self::IsAFile { flag: "dataset_name", .. } => None,
             Self::IsAFile { .. } => Some(
                 "a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and \
                  `save_pretrained(...)`"
@@ -180,9 +179,6 @@ pub(crate) struct ReferenceArgs {
     /// Refused: upload the output folder after the run.
     #[arg(long, hide_short_help = true)]
     push_to_hub: bool,
-    /// Refused: give the folder of that configuration.
-    #[arg(long, hide_short_help = true, value_name = "NAME")]
-    dataset_config_name: Option<String>,
     /// Refused: a run has one device.
     #[arg(long, hide_short_help = true)]
     distributed: bool,
@@ -206,11 +202,6 @@ impl ReferenceArgs {
     fn refused(&self) -> Option<(String, &'static str)> {
         let refused = [
             (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
-            (
-                self.dataset_config_name.is_some(),
-                "dataset_config_name",
-                "give the folder of that configuration",
-            ),
             (
                 self.distributed,
                 "distributed",
@@ -265,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_result_is_refused() {
-        for argv in [&["--push-to-hub"][..], &["--dataset-config-name", "en"]] {
+        for argv in [&["--push-to-hub"][..], &["--distributed"]] {
             let error = reference(argv).check().expect_err(argv[0]);
             assert!(error.hint().is_some(), "{error}");
         }

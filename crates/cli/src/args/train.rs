@@ -106,12 +106,30 @@ struct ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 struct DataArgs {
-    /// The data set's folder [required, here or in the preset].
-    #[arg(long, value_name = "DIR")]
+    /// The data set: a folder or a file of any layout that is read [required, here or in the preset].
+    #[arg(long, value_name = "PATH")]
     train_data_dir: Option<PathBuf>,
     /// The same under the reference's other name; the Hub is not searched.
     #[arg(long, value_name = "DIR")]
     dataset_name: Option<PathBuf>,
+    /// The configuration of the data set: one of its sub-folders.
+    #[arg(long, value_name = "NAME")]
+    dataset_config_name: Option<String>,
+    /// The split of the data set [default: train].
+    #[arg(long, value_name = "NAME")]
+    dataset_split: Option<String>,
+    /// A folder of hints that are named as the images in the data set's folder.
+    #[arg(long, value_name = "DIR")]
+    conditioning_data_dir: Option<PathBuf>,
+    /// Read rows as they come, for data sets of any size, instead of listing them all first [default: false].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    streaming: Option<bool>,
+    /// With --streaming: draw the next row from so many [default: 1000].
+    #[arg(long, value_name = "N")]
+    shuffle_buffer: Option<NonZeroUsize>,
+    /// Leave out at most so many samples that cannot be read or decoded [default: a tenth of all, but one at least].
+    #[arg(long, value_name = "N")]
+    max_bad_samples: Option<usize>,
     /// The column of target images [default: image].
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
@@ -370,6 +388,12 @@ impl DataArgs {
             data.train_data_dir.clone_from(&self.train_data_dir);
             data.dataset_name.clone_from(&self.dataset_name);
         }
+        set_some(&mut data.dataset_config_name, &self.dataset_config_name);
+        set(&mut data.dataset_split, &self.dataset_split);
+        set_some(&mut data.conditioning_data_dir, &self.conditioning_data_dir);
+        set(&mut data.streaming, &self.streaming);
+        set(&mut data.shuffle_buffer, &self.shuffle_buffer);
+        set_some(&mut data.max_bad_samples, &self.max_bad_samples);
         set(&mut data.image_column, &self.image_column);
         set(&mut data.conditioning_image_column, &self.conditioning_image_column);
         set(&mut data.caption_column, &self.caption_column);

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::Device;
-use pyrograph_data::{Circles, Dataset, Palette, Side, generate_circles};
+use pyrograph_data::{Circles, Palette, Side, generate_circles};
 use pyrograph_pipeline::{BasePreset, Bundle, BundleOptions, PipelineError, init_base};
 use pyrograph_report::{BatchPoint, RunFacts, Section, write_bench};
 use pyrograph_train::{
@@ -64,8 +64,7 @@ fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measure
     let circles = Circles { count, side, palette: Palette::Distinct, seed: plan.seed };
     generate_circles(&circles, &plan.data.dir)?;
 
-    let dataset = Dataset::open(&plan.data.dir, &plan.data.columns)?;
-    let run = RunSize::of(bundle.configs(), &dataset, &plan, &device)?;
+    let run = RunSize::of(bundle.configs(), &plan.open_data()?, &plan, &device)?;
     // Nothing is saved here.
     let is_run = |phase| phase != BudgetPhase::Saving;
     let predicted_bytes = Budget::new(&run, &plan, backend::DEVICE_MEMORY).peak_of(is_run);

@@ -87,6 +87,7 @@ fn require_folders(config: &TrainConfig) -> Result<(), UsageError> {
         match path.as_deref() {
             None => {}
             Some(path) if path.is_dir() => {}
+            Some(path) if path.is_file() && flag == "dataset_name" => {}
             Some(path) if path.is_file() => return Err(UsageError::IsAFile { flag, path: path.to_owned() }),
             Some(path) => return Err(UsageError::NotAFolder { flag, name: path.display().to_string() }),
         }

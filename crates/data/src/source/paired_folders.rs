@@ -1,4 +1,4 @@
-//! Two folders of images with equal stems, and `.txt` captions beside the target images (kohya's way).
+//! Two folders of images with equal stems, and `.txt` or `.caption` files beside the target images (kohya's way).
 //!
 //! ```text
 //! DIR/images/0.jpg   DIR/images/0.txt   DIR/conditioning_images/0.png
@@ -12,20 +12,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::root::Root;
-use super::{Columns, Origin, Sample};
+use super::root::{Files, Root};
+use super::row::MAX_CAPTION_BYTES;
+use super::{Columns, Origin, Sample, captions_of};
 use crate::error::DataError;
 
 const IMAGE_FOLDERS: [&str; 3] = ["image", "images", "target"];
 const HINT_FOLDERS: [&str; 6] =
     ["conditioning_image", "conditioning_images", "conditioning", "hint", "hints", "source"];
-const IMAGE_EXTENSIONS: [&str; 7] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"];
+const IMAGE_EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"];
+/// The first that is there.
+const CAPTIONS: [&str; 2] = ["txt", "caption"];
+/// What `N_name` may ask for.
+const MAX_REPEATS: usize = 10_000;
 
 /// Names of two folders below `root`.
 pub(super) struct Folders {
     root: PathBuf,
     images: String,
     hints: String,
+}
+
+impl Folders {
+    /// Whether there is any caption beside the images.
+    pub(super) fn has_captions(&self) -> bool {
+        let folder = self.root.join(&self.images);
+        let images = files_by_stem(&folder).unwrap_or_default();
+        images.keys().any(|stem| caption_file(&folder, stem).is_some())
+    }
 }
 
 pub(super) fn find(dir: &Path, columns: &Columns) -> Result<Option<Folders>, DataError> {
@@ -40,22 +54,13 @@ pub(super) fn find(dir: &Path, columns: &Columns) -> Result<Option<Folders>, Dat
         if let (Some(images), Some(hints)) = (images, hints) {
             return Ok(Some(Folders { root, images, hints }));
         }
-        if columns.hint.is_none() && has_captioned_image(&root) {
-            let itself = || ".".to_owned();
-            return Ok(Some(Folders { root, images: itself(), hints: itself() }));
+        let itself = || ".".to_owned();
+        let folders = Folders { root, images: itself(), hints: itself() };
+        if columns.hint.is_none() && folders.has_captions() {
+            return Ok(Some(folders));
         }
     }
     Ok(None)
-}
-
-fn has_captioned_image(folder: &Path) -> bool {
-    let images = files_by_stem(folder).unwrap_or_default();
-    images.keys().any(|stem| folder.join(format!("{stem}.txt")).is_file())
-}
-
-/// The path of a file in one of the folders.
-fn path_in(folder: &str, name: &str) -> String {
-    if folder == "." { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 fn find_folder(
@@ -77,41 +82,100 @@ fn find_folder(
 }
 
 pub(super) fn read(folders: &Folders) -> Result<Vec<Sample>, DataError> {
-    let root = Root::new(&folders.root)?;
-    let image_dir = folders.root.join(&folders.images);
-    let images = files_by_stem(&image_dir)?;
-    let hints = files_by_stem(&folders.root.join(&folders.hints))?;
+    let Folders { root, images, hints } = folders;
+    let mut pairs = Pairs::default();
+    let prefix = if images == "." { String::new() } else { format!("{images}/") };
+    pairs.add(&root.join(images), &[root.join(hints)], &prefix, 1)?;
+    pairs.finish()
+}
 
-    let missing_in = |files: &BTreeMap<String, String>, stem: &&String| !files.contains_key(*stem);
-    let without_hint: Vec<String> = images.keys().filter(|stem| missing_in(&hints, stem)).cloned().collect();
-    let without_image: Vec<String> = hints.keys().filter(|stem| missing_in(&images, stem)).cloned().collect();
-    let has_caption = |stem: &&String| image_dir.join(format!("{stem}.txt")).is_file();
-    let without_caption: Vec<String> = images.keys().filter(|stem| !has_caption(stem)).cloned().collect();
-    if !(without_hint.is_empty() && without_image.is_empty() && without_caption.is_empty()) {
-        return Err(DataError::Unpaired { without_hint, without_image, without_caption });
+/// Images in a folder, or in folders `N_name` of it whose images come `N` times in an epoch, with hints of the same names in another
+/// folder, or in one of the same name within it.
+///
+/// Source: kohya-ss/sd-scripts, `--train_data_dir` and `--conditioning_data_dir`.
+pub(super) fn read_apart(image_dir: &Path, hint_dir: &Path) -> Result<Vec<Sample>, DataError> {
+    let unreadable = |source| DataError::Read { path: image_dir.to_owned(), source };
+    let mut pairs = Pairs::default();
+    let mut subsets = Vec::new();
+    for entry in fs::read_dir(image_dir).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let repeats = name.split_once('_').and_then(|(count, _)| count.parse::<usize>().ok());
+        if let Some(repeats) = repeats.filter(|_| entry.path().is_dir()) {
+            subsets.push((name, repeats));
+        }
     }
+    subsets.sort();
+    if subsets.is_empty() {
+        pairs.add(image_dir, &[hint_dir.to_owned()], "", 1)?;
+    }
+    for (name, repeats) in subsets {
+        if repeats > MAX_REPEATS {
+            return Err(DataError::TooManyRepeats { folder: image_dir.join(name), max: MAX_REPEATS });
+        }
+        let hint_dirs = [hint_dir.join(&name), hint_dir.to_owned()];
+        pairs.add(&image_dir.join(&name), &hint_dirs, &format!("{name}/"), repeats)?;
+    }
+    pairs.finish()
+}
 
-    let folder: Arc<Path> = image_dir.into();
-    images
-        .iter()
-        .zip(hints.values())
-        .enumerate()
-        .map(|(index, ((stem, image), hint))| {
+/// Pairs found so far, and what has no counterpart.
+#[derive(Default)]
+struct Pairs {
+    samples: Vec<Sample>,
+    without_hint: Vec<String>,
+    without_image: Vec<String>,
+    without_caption: Vec<String>,
+}
+
+impl Pairs {
+    /// Adds the images of a folder, with hints from the first of `hint_dirs` that is there.
+    fn add(
+        &mut self,
+        image_dir: &Path,
+        hint_dirs: &[PathBuf],
+        prefix: &str,
+        repeats: usize,
+    ) -> Result<(), DataError> {
+        let hint_dir = hint_dirs.iter().find(|dir| dir.is_dir()).or(hint_dirs.last()).expect("one at least");
+        let images = files_by_stem(image_dir)?;
+        let hints = files_by_stem(hint_dir)?;
+        let (image_root, hint_root) = (Root::new(image_dir)?, Root::new(hint_dir)?);
+        // Other folders have their hints in the same one.
+        let is_shared = hint_dirs.len() > 1 && hint_dirs.last() == Some(hint_dir);
+        let lone_hints = hints.keys().filter(|stem| !images.contains_key(*stem) && !is_shared);
+        self.without_image.extend(lone_hints.cloned());
+        let folder: Arc<Path> = image_dir.into();
+        for (index, (stem, image)) in images.iter().enumerate() {
+            let (hint, caption) = match (hints.get(stem), caption_file(image_dir, stem)) {
+                (Some(hint), Some(caption)) => (hint, caption),
+                (hint, caption) => {
+                    self.without_hint.extend(hint.is_none().then(|| stem.clone()));
+                    self.without_caption.extend(caption.is_none().then(|| stem.clone()));
+                    continue;
+                }
+            };
             let origin = Origin { file: Arc::clone(&folder), row: index + 1 };
             let in_row = |error| DataError::Row { at: origin.clone(), source: Box::new(error) };
-            let id = path_in(&folders.images, image);
-            Ok(Sample {
-                image: root.file(&id).map_err(in_row)?.into(),
-                hint: root.file(&path_in(&folders.hints, hint)).map_err(in_row)?.into(),
-                captions: root
-                    .file(&path_in(&folders.images, &format!("{stem}.txt")))
-                    .and_then(|file| captions(&file))
-                    .map_err(in_row)?,
-                id,
-                origin,
-            })
-        })
-        .collect()
+            let sample = Sample {
+                image: image_root.content(image).map_err(in_row)?,
+                hint: hint_root.content(hint).map_err(in_row)?,
+                captions: image_root.file(&caption).and_then(|file| captions(&file)).map_err(in_row)?,
+                id: format!("{prefix}{image}"),
+                origin: origin.clone(),
+            };
+            self.samples.extend(std::iter::repeat_n(sample, repeats));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<Sample>, DataError> {
+        let Self { samples, without_hint, without_image, without_caption } = self;
+        if without_hint.is_empty() && without_image.is_empty() && without_caption.is_empty() {
+            return Ok(samples);
+        }
+        Err(DataError::Unpaired { without_hint, without_image, without_caption })
+    }
 }
 
 /// The image files directly in a folder, by stem.
@@ -139,11 +203,16 @@ fn is_image_extension(extension: &str) -> bool {
     IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
+/// The name of an image's caption file.
+fn caption_file(folder: &Path, stem: &str) -> Option<String> {
+    CAPTIONS.iter().map(|end| format!("{stem}.{end}")).find(|name| folder.join(name).is_file())
+}
+
 fn captions(file: &Path) -> Result<Vec<String>, DataError> {
-    let text =
-        fs::read_to_string(file).map_err(|source| DataError::Read { path: file.to_owned(), source })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let lines: Vec<String> =
-        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-    Ok(if lines.is_empty() { vec![String::new()] } else { lines })
+    let unreadable = |source| DataError::Read { path: file.to_owned(), source };
+    let len = file.metadata().map_err(unreadable)?.len();
+    if len > MAX_CAPTION_BYTES as u64 {
+        return Err(DataError::LineTooLong { max_bytes: MAX_CAPTION_BYTES });
+    }
+    Ok(captions_of(&fs::read_to_string(file).map_err(unreadable)?))
 }

@@ -1,10 +1,14 @@
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use image::RgbImage;
 use tempfile::TempDir;
 
 use super::*;
+use crate::content::Content;
+use crate::error::DataError;
+use crate::random::{self, Purpose};
 
 /// A folder with the given files: a small PNG for image names, the text otherwise.
 fn folder(files: &[(&str, &str)]) -> TempDir {

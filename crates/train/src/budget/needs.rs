@@ -152,7 +152,8 @@ fn trained_decoder(run: &RunSize, plan: &TrainPlan) -> Shapes {
 
 /// What the text encoders take, if every prompt is kept until the end.
 fn freed_bytes(run: &RunSize, plan: &TrainPlan, networks: &[(&'static str, Elements)]) -> u64 {
-    if !keeps_all(&plan.cache, run.n_captions, run.configs.prompt_bytes()) {
+    let keeps_all = |n_captions| keeps_all(&plan.cache, n_captions, run.configs.prompt_bytes());
+    if !run.n_captions.is_some_and(keeps_all) {
         return 0;
     }
     let weights = plan.precision.precision().weights;
@@ -233,7 +234,7 @@ fn cache_bytes(run: &RunSize, plan: &TrainPlan) -> u64 {
         (Crop::Center, Flip::Random) => 2 * run.n_samples,
         (Crop::Center, Flip::Never) => run.n_samples,
     };
-    of(n_latents, latents) + of(run.n_captions, prompt)
+    of(n_latents, latents) + of(run.n_captions.unwrap_or(run.n_samples), prompt)
 }
 
 /// Image and hint of each sample that is read ahead, and of the batch in use.

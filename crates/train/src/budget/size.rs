@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use burn::prelude::*;
-use pyrograph_data::{Dataset, load_hint_for_inference};
+use pyrograph_data::{Data, load_hint_for_inference};
 use pyrograph_pipeline::{BundleConfigs, controlnet_config};
 use pyrograph_unet::ControlNetConfig;
 
@@ -31,8 +31,8 @@ pub struct RunSize {
     pub controlnet: ControlNetConfig,
     /// Pictures that are trained on or evaluated.
     pub n_samples: usize,
-    /// Different captions of them.
-    pub n_captions: usize,
+    /// Different captions of them; `None` if they are not known before they are read.
+    pub n_captions: Option<usize>,
     /// Pixels of the largest validation picture; 0 if none is drawn.
     pub picture_pixels: usize,
     pub(super) controlnet_shapes: Shapes,
@@ -46,14 +46,10 @@ impl RunSize {
     /// # Errors
     /// [`TrainError`] if one of them is missing or of another kind.
     pub fn read(plan: &TrainPlan, device: &Device) -> Result<Self, TrainError> {
-        let dataset = Dataset::open(&plan.data.dir, &plan.data.columns).map_err(TrainError::Data)?;
-        let dataset = match plan.data.max_samples {
-            Some(count) => dataset.take(count, plan.seed).map_err(TrainError::Data)?,
-            None => dataset,
-        };
+        let data = plan.open_data()?;
         let configs =
             BundleConfigs::open(&plan.model.base, plan.model.vae.as_deref()).map_err(TrainError::Pipeline)?;
-        Self::of(configs, &dataset, plan, device)
+        Self::of(configs, &data, plan, device)
     }
 
     /// The same with configs that are known already.
@@ -62,7 +58,7 @@ impl RunSize {
     /// [`TrainError`] if the plan's ControlNet or a validation picture is missing or does not fit.
     pub fn of(
         configs: BundleConfigs,
-        dataset: &Dataset,
+        data: &Data,
         plan: &TrainPlan,
         device: &Device,
     ) -> Result<Self, TrainError> {
@@ -74,9 +70,10 @@ impl RunSize {
             },
         };
         configs.check_controlnet(&controlnet).map_err(TrainError::Pipeline)?;
-        let captions = dataset.samples().iter().flat_map(|sample| &sample.captions);
-        let n_captions = captions.collect::<HashSet<_>>().len();
-        let (n_samples, picture_pixels) = (dataset.samples().len(), picture_pixels(plan)?);
+        let n_captions = data
+            .samples()
+            .map(|samples| samples.iter().flat_map(|sample| &sample.captions).collect::<HashSet<_>>().len());
+        let (n_samples, picture_pixels) = (data.n_samples(), picture_pixels(plan)?);
         Ok(Self { n_samples, n_captions, picture_pixels, ..Self::without_data(configs, controlnet, device) })
     }
 
@@ -96,7 +93,7 @@ impl RunSize {
             configs,
             controlnet,
             n_samples: 0,
-            n_captions: 0,
+            n_captions: Some(0),
             picture_pixels: 0,
             controlnet_shapes,
             frozen_shapes,

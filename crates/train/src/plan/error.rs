@@ -69,6 +69,9 @@ pub enum PlanError {
         /// The value of `--train_data_dir`.
         dir: PathBuf,
     },
+    /// Batches of one size each, where only the rows at hand are known.
+    #[error("`--streaming` cannot be combined with `--aspect_buckets`")]
+    StreamedBuckets,
     /// A share of empty prompts that is no share.
     #[error("`--proportion_empty_prompts` must be in the range [0, 1], found {value}")]
     EmptyPromptsOutOfRange {

@@ -106,6 +106,9 @@ fn require_share_of_empty_prompts(section: &DataSection) -> Result<(), PlanError
 }
 
 fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan, PlanError> {
+    if section.streaming && section.aspect_buckets {
+        return Err(PlanError::StreamedBuckets);
+    }
     let value = section.resolution;
     let side = Side::try_from(value).map_err(|source| PlanError::Resolution { value, source })?;
     let step = match section.bucket_reso_steps {
@@ -119,6 +122,11 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
             hint: section.hint.is_none().then_some(section.conditioning_image_column),
             caption: section.caption_column,
         },
+        split: section.dataset_split,
+        config: section.dataset_config_name,
+        hint_dir: section.conditioning_data_dir,
+        shuffle_buffer: section.streaming.then_some(section.shuffle_buffer),
+        max_bad_samples: section.max_bad_samples,
         max_samples: section.max_train_samples,
         transform: Transform {
             side,
@@ -320,6 +328,12 @@ impl From<TrainPlan> for TrainConfig {
             data: DataSection {
                 train_data_dir: Some(data.dir),
                 dataset_name: None,
+                dataset_config_name: data.config,
+                dataset_split: data.split,
+                conditioning_data_dir: data.hint_dir,
+                streaming: data.shuffle_buffer.is_some(),
+                shuffle_buffer: data.shuffle_buffer.unwrap_or(DataSection::default().shuffle_buffer),
+                max_bad_samples: data.max_bad_samples,
                 image_column: data.columns.image,
                 conditioning_image_column: data.columns.hint.unwrap_or(usual.conditioning_image_column),
                 caption_column: data.columns.caption,

@@ -11,12 +11,12 @@ use crate::encode::keeps_all;
 
 impl Trainer {
     /// Encodes every prompt that the run to `total_steps` will use, then frees the text encoders; unless they are not kept
-    /// somewhere until it ends.
+    /// somewhere until it ends, or the captions of a stream are not known before they come.
     ///
     /// # Errors
     /// [`TrainError::Stopped`] between two prompts.
     pub(crate) fn encode_prompts_ahead(&mut self, total_steps: u64) -> Result<(), TrainError> {
-        let prompts = self.prompts_to_come(total_steps);
+        let Some(prompts) = self.prompts_to_come(total_steps) else { return Ok(()) };
         let bytes_each = self.bundle.configs().prompt_bytes();
         if !keeps_all(&self.plan.cache, prompts.len(), bytes_each) {
             return Ok(());
@@ -32,20 +32,22 @@ impl Trainer {
 
     /// All captions of the samples to come, since which of a sample's is taken is drawn at each step; those of evaluation and
     /// validation; and the empty one, which takes the place of others.
-    fn prompts_to_come(&self, total_steps: u64) -> BTreeSet<String> {
-        let samples = self.dataset.samples();
-        let of_samples = self.samples_to_come(total_steps).into_iter().flat_map(|idx| &samples[idx].captions);
+    fn prompts_to_come(&self, total_steps: u64) -> Option<BTreeSet<String>> {
+        let samples = self.data.samples()?;
+        let of_samples = self
+            .samples_to_come(samples.len(), total_steps)
+            .into_iter()
+            .flat_map(|idx| &samples[idx].captions);
         let of_evaluation = self.evaluator.iter().flat_map(|evaluator| evaluator.captions());
         let mut prompts: BTreeSet<String> = of_samples.cloned().collect();
         prompts.extend(of_evaluation.map(str::to_owned));
         prompts.extend(self.validator.prompts());
         prompts.insert(String::new());
-        prompts
+        Some(prompts)
     }
 
     /// Places in the data set.
-    fn samples_to_come(&self, total_steps: u64) -> BTreeSet<usize> {
-        let n_samples = self.dataset.samples().len();
+    fn samples_to_come(&self, n_samples: usize, total_steps: u64) -> BTreeSet<usize> {
         let mut order = self.batch_order();
         let n_steps = total_steps.saturating_sub(self.step());
         let n_batches = n_steps.saturating_mul(self.plan.optimizer.accumulation_steps.get() as u64);
@@ -72,7 +74,7 @@ impl Trainer {
     pub(super) fn free_vae_encoder_after(&mut self, epoch: u64) {
         let is_over = self.position.cursor.epoch > epoch;
         let n_evaluated = self.plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
-        let n_samples = self.dataset.samples().len() + n_evaluated;
+        let n_samples = self.data.n_samples() + n_evaluated;
         let side = self.plan.data.transform.side.get();
         let is_kept = || keeps_all(&self.plan.cache, n_samples, self.bundle.configs().moments_bytes(side));
         let is_fixed = self.plan.data.transform.is_fixed();

@@ -122,7 +122,7 @@ impl Trainer {
         let mut stopwatch = Stopwatch::at_rest();
         let (mut sum, mut micro_batches) = (None, Vec::new());
         for _ in 0..self.plan.optimizer.accumulation_steps.get() {
-            let host = self.next_batch(loader)?;
+            let Some(host) = self.next_batch_with_samples(loader, micro_batches.len())? else { break };
             let cursor_after = host.cursor_after;
             let batch = self.batch(host)?;
             let micro_step = self.position.micro_step;

@@ -124,7 +124,7 @@ impl Trainer {
     ) -> Result<Result<(Vec<Micro>, Gradients), (NonFinite, Vec<Suspect>)>, TrainError> {
         let (mut sum, mut micros, mut fault) = (None, Vec::new(), None);
         for _ in 0..self.plan.optimizer.accumulation_steps.get() {
-            let host = self.next_batch(loader)?;
+            let Some(host) = self.next_batch_with_samples(loader, micros.len())? else { break };
             let cursor_after = host.cursor_after;
             stopwatch.lap(Phase::Data);
             let batch = self.batch(host)?;
@@ -162,8 +162,29 @@ impl Trainer {
         Ok(Ok((micros, gradients)))
     }
 
+    /// The next batch of which a sample can be used; `None` if an epoch, and so its last group, ends before. The first of a
+    /// group may be in the next epoch.
+    pub(super) fn next_batch_with_samples(
+        &mut self,
+        loader: &mut Loader,
+        n_before: usize,
+    ) -> Result<Option<HostBatch>, TrainError> {
+        loop {
+            let mut host = self.next_batch(loader)?;
+            self.left_out.add(std::mem::take(&mut host.left_out))?;
+            if !host.samples.is_empty() {
+                return Ok(Some(host));
+            }
+            self.position.micro_step += 1;
+            self.position.cursor = host.cursor_after;
+            if host.cursor_after.batch == 0 && n_before > 0 {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The next batch, unless the run is to stop meanwhile.
-    pub(super) fn next_batch(&self, loader: &mut Loader) -> Result<HostBatch, TrainError> {
+    fn next_batch(&self, loader: &mut Loader) -> Result<HostBatch, TrainError> {
         let since = Instant::now();
         let mut reminder = REMINDER;
         loop {
@@ -194,7 +215,7 @@ impl Trainer {
             empty_prompts: self.plan.data.empty_prompt_probability,
             empty_hints: self.plan.loss.proportion_empty_hints,
         };
-        let mut batch = Batch::new(host, &self.dataset, &self.bundle, &self.encoder, &dropout)?;
+        let mut batch = Batch::new(host, &self.bundle, &self.encoder, &dropout)?;
         if let Some(tap) = &mut self.tap {
             let Batch { moments, hint, conditioning, ids, .. } = &mut batch;
             let context = &mut conditioning.context;
