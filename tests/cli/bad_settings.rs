@@ -27,7 +27,7 @@ fn an_unknown_flag_is_refused_with_a_near_name() {
 
               tip: a similar argument exists: '--learning_rate'
 
-            Usage: pyrograph train --pretrained-model-name-or-path <DIR> --output-dir <DIR> --resolution <PIXELS> --num-validation-samples <N> --train-data-dir <DIR> --learning-rate <RATE> [PRESET.toml]
+            Usage: pyrograph train --pretrained-model-name-or-path <DIR> --output-dir <DIR> --resolution <PIXELS> --num-validation-samples <N> --train-data-dir <PATH> --learning-rate <RATE> [PRESET.toml]
 
             For more information, try '--help'.
         "#]],

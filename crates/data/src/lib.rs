@@ -31,6 +31,8 @@ mod geometry;
 mod grid;
 mod hints;
 mod loader;
+#[cfg(test)]
+mod meter;
 mod order;
 #[cfg(test)]
 mod parity;
@@ -44,7 +46,9 @@ mod transform;
 
 pub use image::RgbImage;
 
-pub use crate::source::{Columns, Dataset, Layout, Origin, Sample, SourceOptions, Stream, StreamOptions};
+pub use crate::source::{
+    Columns, Data, Dataset, Layout, Origin, Sample, SourceOptions, Stream, StreamOptions,
+};
 pub use crate::transform::{
     HintPixels, PixelSample, Transform, Turn, load_hint_for_inference, load_mask_for_inference,
 };
@@ -67,7 +71,7 @@ pub use crate::{
         CannyThresholds, HintFolder, HintMaker, MadeHint, MaskKind, Span, canny, make_hint_file,
         make_hint_folder,
     },
-    loader::{Data, HostBatch, LeftOut, Loader, LoaderOptions},
+    loader::{HostBatch, LeftOut, Loader, LoaderOptions},
     order::{BatchOrder, Cursor, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
     png_text::{read_png_text, save_png_with_text},

@@ -4,6 +4,7 @@
 //! all of them; [`Stream`] reads them as they are needed.
 
 mod arrow;
+mod data;
 mod dataset;
 mod find;
 mod paired_folders;
@@ -21,6 +22,7 @@ mod zip;
 
 use std::path::PathBuf;
 
+pub use self::data::Data;
 pub use self::dataset::Dataset;
 pub use self::find::Layout;
 pub use self::sample::{Columns, Origin, Sample};
@@ -62,6 +64,8 @@ fn captions_of(text: &str) -> Vec<String> {
     if lines.is_empty() { vec![String::new()] } else { lines }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod layouts;
 #[cfg(test)]

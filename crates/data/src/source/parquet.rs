@@ -31,7 +31,7 @@ const MAX_ROW_GROUPS: usize = 1 << 20;
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 /// Rows are unpacked so many bytes at a time, about.
 const BATCH_BYTES: i64 = 8 << 20;
-const MAX_BATCH_ROWS: usize = 256;
+const MAX_BATCH_ROWS: usize = 64;
 
 /// A Parquet file.
 #[derive(Debug)]

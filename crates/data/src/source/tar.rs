@@ -47,7 +47,7 @@ impl TarShard {
     pub(super) fn is_whole(&self) -> bool {
         let Ok(mut members) = self.members() else { return false };
         while let Some(member) = members.next() {
-            if member.is_err() {
+            if member.map_or(true, |member| member.fault.is_some()) {
                 return false;
             }
         }
@@ -199,9 +199,11 @@ fn row(members: &[Member], columns: &Columns, is_ours: bool) -> Result<Row, Data
 }
 
 /// A file in the archive.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Member {
     name: String,
+    /// Why it cannot be used.
+    fault: Option<DataError>,
     container: Arc<Container>,
     start: u64,
     len: u64,
@@ -265,31 +267,23 @@ struct Groups {
 
 impl Groups {
     fn next(&mut self) -> Option<Result<Vec<Member>, GroupFault>> {
-        let mut group: Vec<Member> = self.ahead.take().into_iter().collect();
+        let mut group: Vec<Member> = Vec::new();
         let mut fault = None;
-        loop {
-            let member = match self.members.next() {
-                None => break,
-                Some(Ok(member)) => member,
-                // The fault of a member is that of its sample; without a name it is one by itself.
-                Some(Err(GroupFault::Sample(error))) => {
-                    fault.get_or_insert(error);
-                    if group.is_empty() {
-                        break;
-                    }
-                    continue;
-                }
-                Some(Err(error)) => return Some(Err(error)),
+        while let Some(member) = self.ahead.take().map(Ok).or_else(|| self.members.next()) {
+            let mut member = match member {
+                Ok(member) => member,
+                Err(error) => return Some(Err(GroupFault::File(error))),
             };
             if group.first().is_some_and(|first| first.key() != member.key()) {
                 self.ahead = Some(member);
                 break;
             }
-            if group.len() == MAX_SAMPLE_MEMBERS {
-                fault.get_or_insert(DataError::TooManyMembers { max: MAX_SAMPLE_MEMBERS });
-                continue;
+            fault = fault.or(member.fault.take());
+            if group.len() < MAX_SAMPLE_MEMBERS {
+                group.push(member);
+            } else {
+                fault = fault.or(Some(DataError::TooManyMembers { max: MAX_SAMPLE_MEMBERS }));
             }
-            group.push(member);
         }
         match fault {
             Some(fault) => Some(Err(GroupFault::Sample(fault))),
@@ -310,31 +304,29 @@ struct Members {
 }
 
 impl Members {
-    fn next(&mut self) -> Option<Result<Member, GroupFault>> {
+    fn next(&mut self) -> Option<Result<Member, DataError>> {
         if self.has_ended {
             return None;
         }
         let member = self.read();
-        if matches!(member, Ok(None) | Err(GroupFault::File(_))) {
-            self.has_ended = true;
-        }
+        self.has_ended = !matches!(member, Ok(Some(_)));
         member.transpose()
     }
 
-    fn damaged(&self, reason: impl Into<String>) -> GroupFault {
-        let path = self.container.path().to_owned();
-        GroupFault::File(DataError::DamagedTable { path, reason: reason.into() })
+    fn damaged(&self, reason: impl Into<String>) -> DataError {
+        DataError::DamagedTable { path: self.container.path().to_owned(), reason: reason.into() }
     }
 
-    fn bytes(&mut self, start: u64, len: u64) -> Result<Vec<u8>, GroupFault> {
+    fn bytes(&mut self, start: u64, len: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.open.seek(SeekFrom::Start(start)).and_then(|_| self.open.read_exact(&mut bytes)).map_err(
-            |source| GroupFault::File(DataError::Read { path: self.container.path().to_owned(), source }),
-        )?;
+        self.open
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| self.open.read_exact(&mut bytes))
+            .map_err(|source| DataError::Read { path: self.container.path().to_owned(), source })?;
         Ok(bytes)
     }
 
-    fn read(&mut self) -> Result<Option<Member>, GroupFault> {
+    fn read(&mut self) -> Result<Option<Member>, DataError> {
         let mut long_name = None;
         loop {
             let position = self.next;
@@ -360,7 +352,7 @@ impl Members {
                 if size > MAX_NAME_BYTES {
                     let path = self.container.path().to_owned();
                     let fault = TableFault::LongName { bytes: size, max: MAX_NAME_BYTES };
-                    return Err(GroupFault::File(DataError::RefusedTable { path, fault }));
+                    return Err(DataError::RefusedTable { path, fault });
                 }
                 let bytes = self.bytes(start, size)?;
                 let name = if kind.is_gnu_longname() { Some(bytes) } else { pax_path(&bytes) };
@@ -373,19 +365,21 @@ impl Members {
             let raw = long_name.take().unwrap_or_else(|| header.path_bytes().into_owned());
             let name = String::from_utf8_lossy(raw.strip_suffix(b"\0").unwrap_or(&raw)).into_owned();
             let name = name.strip_prefix("./").map_or(name.clone(), str::to_owned);
-            if !kind.is_file() {
-                return Err(GroupFault::Sample(DataError::NotAPlainMember { name }));
-            }
-            check_spelling(&name).map_err(GroupFault::Sample)?;
+            let fault = if kind.is_file() {
+                check_spelling(&name).err()
+            } else {
+                Some(DataError::NotAPlainMember { name: name.clone() })
+            };
             // Files that macOS adds, and hidden ones.
             if name.rsplit('/').next().is_some_and(|base| base.starts_with('.')) {
                 continue;
             }
-            return Ok(Some(Member { name, container: Arc::clone(&self.container), start, len: size }));
+            let container = Arc::clone(&self.container);
+            return Ok(Some(Member { name, fault, container, start, len: size }));
         }
     }
 
-    fn checked_size(&self, header: &tar::Header, block: &[u8], position: u64) -> Result<u64, GroupFault> {
+    fn checked_size(&self, header: &tar::Header, block: &[u8], position: u64) -> Result<u64, DataError> {
         let sum: u32 = block
             .iter()
             .enumerate()

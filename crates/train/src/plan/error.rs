@@ -186,7 +186,7 @@ impl PlanError {
                     .map(|(_, near)| format!("did you mean `{near}`?"));
             }
             Self::NoBaseModel => "give a Stable Diffusion folder in diffusers' layout",
-            Self::AverageOfUnlocked => "leave out one of the two",
+            Self::AverageOfUnlocked | Self::StreamedBuckets => "leave out one of the two",
             Self::NoDataSource => "give the folder of the data set as `--train_data_dir`",
             Self::TwoDataSources { .. } => "both are the data set's folder; keep `--train_data_dir`",
             Self::NoValidationImage | Self::NoValidationPrompt => {
