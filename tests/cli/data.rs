@@ -3,7 +3,8 @@
 use std::fs;
 
 use expect_test::expect;
-use pyrograph_data::{CannyThresholds, canny, decode_rgb8};
+use image::{Rgb, RgbImage, imageops};
+use pyrograph_data::{CannyThresholds, Scene, SceneOptions, Side, canny, decode_rgb8};
 
 use super::{Desk, TRAIN, names};
 
@@ -102,4 +103,190 @@ fn buckets_and_mirrors_survive_a_resume_and_are_part_of_the_run() {
     assert!(finished.stderr.contains("`random_flip` was true and is false"), "{}", finished.stderr);
     // A crop that is drawn trains, too, and keeps no latents of it.
     desk.done(&format!("{common} --random_crop --max_train_steps=2 --cache=memory"));
+}
+
+/// A folder of eight good pairs and one of each fault.
+fn faulty(desk: &Desk) {
+    let write = |name: &str, picture: &RgbImage| {
+        let path = desk.path("faulty").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        picture.save(path).unwrap();
+    };
+    let mut rows = Vec::new();
+    let mut row = |image: &str, hint: &str, text: &str| {
+        rows.push(serde_json::json!({"image": image, "conditioning_image": hint, "text": text}).to_string());
+    };
+    let picture =
+        |seed: u64| Scene::draw(seed, 0, &SceneOptions::default()).picture(Side::try_from(96).unwrap());
+    let edges = |picture: &RgbImage| {
+        let mut edges = canny(picture, CannyThresholds::default()).into_iter();
+        RgbImage::from_fn(picture.width(), picture.height(), |_, _| {
+            Rgb([if edges.next().unwrap() { 255 } else { 0 }; 3])
+        })
+    };
+    for seed in 0..8 {
+        let picture = picture(seed);
+        write(&format!("good-{seed}.png"), &picture);
+        write(&format!("good-{seed}-hint.png"), &edges(&picture));
+        row(&format!("good-{seed}.png"), &format!("good-{seed}-hint.png"), "a figure");
+    }
+    let names = [
+        "truncated",
+        "shape",
+        "blank",
+        "blank-hint",
+        "same",
+        "shifted",
+        "mirrored",
+        "smaller",
+        "size",
+        "empty",
+        "long",
+    ];
+    for (seed, name) in (20..).zip(names) {
+        let picture = if name == "smaller" { picture(3) } else { picture(seed) };
+        write(&format!("{name}.png"), &picture);
+        write(&format!("{name}-hint.png"), &edges(&picture));
+        let text = match name {
+            "empty" => " ".to_owned(),
+            "long" => "one more word ".repeat(40),
+            _ => "a figure".to_owned(),
+        };
+        row(&format!("{name}.png"), &format!("{name}-hint.png"), &text);
+    }
+    let hint = |name: &str| decode_rgb8(&desk.path("faulty").join(format!("{name}-hint.png"))).unwrap();
+    let bytes = fs::read(desk.path("faulty/truncated.png")).unwrap();
+    desk.write("faulty/truncated.png", &bytes[..bytes.len() / 2]);
+    desk.write("faulty/note.png", "no picture");
+    row("good-0.png", "note.png", "a hint that is none");
+    write("shape-hint.png", &imageops::resize(&hint("shape"), 96, 48, imageops::Nearest));
+    write("blank.png", &RgbImage::from_pixel(96, 96, Rgb([9; 3])));
+    write("blank-hint-hint.png", &RgbImage::new(96, 96));
+    write("same-hint.png", &picture(24));
+    let shifted = |hint: &RgbImage| RgbImage::from_fn(96, 96, |x, y| *hint.get_pixel(x.saturating_sub(5), y));
+    write("shifted-hint.png", &shifted(&hint("shifted")));
+    write("mirrored-hint.png", &imageops::flip_horizontal(&hint("mirrored")));
+    write("smaller.png", &imageops::resize(&picture(3), 72, 72, imageops::Triangle));
+    write("smaller-hint.png", &edges(&imageops::resize(&picture(3), 72, 72, imageops::Triangle)));
+    write("size-hint.png", &imageops::resize(&hint("size"), 192, 192, imageops::Nearest));
+    row("good-1.png", "good-1-hint.png", "the same pair");
+    row("good-2.png", "good-3-hint.png", "another hint");
+    row("gone.png", "good-1-hint.png", "no such file");
+    row("../secret.png", "good-1-hint.png", "out of the folder");
+    rows.push("{not json".to_owned());
+    rows.push(r#"{"image": "good-4.png", "text": "no hint"}"#.to_owned());
+    desk.write("faulty/metadata.jsonl", rows.join("\n"));
+}
+
+#[test]
+fn every_fault_of_a_data_set_is_named_and_training_leaves_it_out() {
+    let desk = Desk::new();
+    faulty(&desk);
+    let before = super::files(&desk.path("faulty"));
+    let check = "data check faulty --resolution=96 --tokenizer_name=base/tokenizer";
+    let finished = desk.run(&format!("{check} --sheet=sheet.png --quarantine=bad.txt"));
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    expect![[r#"
+        26 rows, 13 with a fault
+
+        faults
+          blank hints: 1
+            blank-hint.png
+          blank images: 1
+            blank.png
+          hints of another shape than their image: 1
+            shape.png: the image is 96x96 px and its hint 96x48 px
+          hints that are their image: 1
+            same.png
+          hints that cannot be read: 1
+            good-0.png#2: hint: cannot decode `note.png`: The image format could not be determined
+          hints that lie elsewhere: 2
+            shifted.png: the hint is shifted by 5 px to the right and 0 px down
+            mirrored.png: the hint is mirrored, left to right
+          images that cannot be read: 1
+            truncated.png: image: cannot decode `truncated.png`: unexpected end of file
+          pairs that are there already: 1
+            good-1.png#2: the pair of good-1.png
+          rows that are no sample: 4
+            metadata.jsonl:23: `gone.png` does not exist or is not a file
+            metadata.jsonl:24: path `../secret.png` contains `..`
+            metadata.jsonl:25: expected one JSON object per line: key must be a string at line 1 column 2
+            metadata.jsonl:26: --conditioning_image_column value 'conditioning_image' not found in dataset columns. Dataset columns are: image, text
+
+        worth knowing
+          captions that are cut: 2
+            long.png: tokens of the caption that are cut off: 426
+            good-0.png#2: tokens of the caption that are cut off: 1
+          empty captions: 1
+            empty.png
+          hints of another size than their image: 1
+            size.png: the image is 96x96 px and its hint 192x192 px
+          hints that are there already, with another image: 1
+            good-2.png#2: the hint of good-3.png
+          images that are there already, with another hint: 2
+            good-0.png#2: the image of good-0.png
+            good-2.png#2: the image of good-2.png
+          images that look like another: 1
+            smaller.png: looks like good-3.png
+
+        captions: 22, 27.1 tokens on average, 440 at most, 1 empty, 2 cut off
+        images without colours: 4.8 %
+    "#]].assert_eq(&finished.stdout);
+    assert!(finished.stderr.ends_with("rows have a fault\n"), "{}", finished.stderr);
+    assert_eq!(super::files(&desk.path("faulty")), before, "nothing is changed");
+    assert!(decode_rgb8(&desk.path("sheet.png")).unwrap().height() > 300);
+    let json: serde_json::Value = serde_json::from_str(&desk.run(&format!("{check} --json")).stdout).unwrap();
+    assert_eq!(json["n_rows"], 26);
+
+    // Training stops at the first of them, unless they are left out.
+    let train = format!("{TRAIN} --train_data_dir=faulty --max_train_steps=1 --num_eval_samples=0");
+    assert_eq!(desk.run(&train).code, Some(2));
+    let finished = desk.run(&format!("{train} --quarantine=bad.txt"));
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    fs::copy(desk.path("bad.txt"), desk.path("faulty/quarantine.txt")).unwrap();
+    fs::remove_dir_all(desk.path("out")).unwrap();
+    let finished = desk.run(&train);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("rows are left out: faulty/quarantine.txt"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("Num examples = 13\n"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_clean_data_set_has_no_fault_and_its_numbers_are_told() {
+    let desk = Desk::new();
+    let finished = desk.run("data check circles");
+    assert_eq!(finished.code, Some(0), "{}", finished.stdout);
+    expect![[r#"
+        samples: 5
+
+        sizes of images
+          32x32                    5
+
+        shapes, width : height
+          1 : 1                    5
+
+        buckets
+          64x64                    5
+
+        words of captions
+          0 to 9                   5
+
+        words
+          background               5
+          circle                   5
+          with                     5
+          medium                   2
+          smoke                    2
+          white                    2
+          blue                     1
+          drab                     1
+          green                    1
+          olive                    1
+          orange                   1
+          orchid                   1
+          and 3 more
+
+        captions: 5, 6.8 words on average, 8 at most, 0 empty
+    "#]]
+    .assert_eq(&desk.done("data stats circles --resolution=64"));
 }

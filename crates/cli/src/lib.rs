@@ -47,7 +47,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Eval(args) => commands::eval(args, &cli.output).map(done),
         Command::Inspect(args) => commands::inspect(args, &cli.output).map(done),
         Command::InitBase(args) => commands::init_base(args).map(done),
-        Command::Data(args) => commands::data(args).map(done),
+        Command::Data(args) => commands::data(args, &cli.output).map(done),
         Command::Demo(args) => commands::demo(args, &cli.output),
         Command::Bench(args) => commands::bench(args).map(done),
     };

@@ -20,6 +20,7 @@
 
 mod buckets;
 mod cache;
+mod check;
 mod circles;
 pub mod colors;
 mod content;
@@ -38,6 +39,7 @@ mod order;
 mod parity;
 mod picture;
 mod png_text;
+mod quarantine;
 pub mod random;
 mod resize;
 mod shapes;
@@ -47,7 +49,7 @@ mod transform;
 pub use image::RgbImage;
 
 pub use crate::source::{
-    Columns, Data, Dataset, Layout, Origin, Sample, SourceOptions, Stream, StreamOptions,
+    Columns, Data, Dataset, Layout, Origin, Sample, SourceOptions, Stream, StreamOptions, Survey,
 };
 pub use crate::transform::{
     HintPixels, PixelSample, Transform, Turn, load_hint_for_inference, load_mask_for_inference,
@@ -55,6 +57,10 @@ pub use crate::transform::{
 pub use crate::{
     buckets::{Buckets, bucket_of_each},
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
+    check::{
+        CaptionLengths, CheckOptions, CheckReport, CheckedRow, DataStats, Finding, Misplacement, Ruler,
+        check, contact_sheet,
+    },
     circles::{Circles, generate_circles},
     colors::{Color, Palette},
     content::{Container, Content, Packing, Part},
@@ -75,6 +81,7 @@ pub use crate::{
     order::{BatchOrder, Cursor, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
     png_text::{read_png_text, save_png_with_text},
+    quarantine::Quarantine,
     resize::{Interpolation, resize},
     shapes::{Figure, Ground, Scene, SceneOptions},
 };

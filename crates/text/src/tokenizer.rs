@@ -97,6 +97,12 @@ impl ClipTokenizer {
         encoding.get_ids().to_vec()
     }
 
+    /// How many tokens a text has, without beginning and end: up to [`Self::model_max_length`] less 2 are read.
+    #[must_use]
+    pub fn count_tokens(&self, text: &str) -> usize {
+        self.token_ids(text).len()
+    }
+
     /// The beginning token, the given ones, the end token and padding.
     pub(crate) fn framed(&self, kept: &[u32]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.model_max_length);

@@ -124,18 +124,19 @@ pub struct DataSection {
     /// How hints are made of the target images, as in `canny:100,200`; no conditioning image is looked for then. Left out:
     /// they are read.
     pub hint: Option<HintMaker>,
+    /// A list of samples to leave out, as `pyrograph data check --quarantine` writes it. Left out: `quarantine.txt` in the data
+    /// set's folder, if it is there.
+    pub quarantine: Option<PathBuf>,
     /// Train on so many samples, drawn by the seed. Left out: all.
     pub max_train_samples: Option<NonZeroUsize>,
     /// Width and height of the training images in pixels, a multiple of 8. Default: 512.
     pub resolution: usize,
-    /// Give each image the size, of about as many pixels as the square, whose shape is nearest to its own, and make each batch
-    /// of images of one size. Default: false, as the reference, which has square images only.
+    /// Give each image the size, of at most as many pixels as the square, that is nearest to its shape. Default: false.
     pub aspect_buckets: bool,
     /// Widths and heights of aspect buckets are multiples of it, in pixels. Left out: 64, as in kohya's scripts, whose name it
     /// is, or an eighth of a resolution below 512.
     pub bucket_reso_steps: Option<usize>,
-    /// Cut images anywhere, drawn anew in each epoch, instead of in the middle. Their latents are then encoded at each use.
-    /// Default: false, as the reference.
+    /// Cut images anywhere, drawn anew in each epoch; latents are then encoded at each use. Default: false.
     pub random_crop: bool,
     /// Mirror half of the pairs, left to right, drawn anew in each epoch. Default: false, as the reference.
     pub random_flip: bool,
@@ -171,6 +172,7 @@ impl Default for DataSection {
             conditioning_image_column: "conditioning_image".to_owned(),
             caption_column: "text".to_owned(),
             hint: None,
+            quarantine: None,
             max_train_samples: None,
             resolution: 512,
             aspect_buckets: false,

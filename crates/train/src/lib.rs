@@ -29,6 +29,7 @@ mod objective;
 mod optim;
 mod plan;
 mod precision;
+mod quarantine;
 mod sizes;
 mod stop;
 mod stopwatch;

@@ -133,6 +133,8 @@ pub struct DataPlan {
     pub shuffle_buffer: Option<NonZeroUsize>,
     /// So many samples may be left out because they cannot be used; else a tenth.
     pub max_bad_samples: Option<usize>,
+    /// A list of samples to leave out, if it is not the one in the data set's folder.
+    pub quarantine: Option<PathBuf>,
     /// Train on so many samples, drawn by the seed; else on all.
     pub max_samples: Option<NonZeroUsize>,
     /// Side and filter of the images.
@@ -173,7 +175,8 @@ impl TrainPlan {
             let stream = Stream::open(dir, &source, options)?;
             return Ok(Arc::new(max_samples.map_or(Ok(stream.clone()), |count| stream.take(count))?).into());
         }
-        let dataset = Dataset::open_with(dir, &source)?;
+        let list = self.data.left_out()?.map(|(_, list)| list).unwrap_or_default();
+        let dataset = Dataset::open_without(dir, &source, &list)?;
         let dataset = match *max_samples {
             Some(count) => dataset.take(count, self.seed)?,
             None => dataset,

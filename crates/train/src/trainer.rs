@@ -129,6 +129,7 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
         RunLock::check(&plan.output_dir)?;
+        plan.data.tell_left_out().map_err(TrainError::Data)?;
         let data = plan.open_data()?;
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let (data, evaluation_set) = EvaluationSet::split(data, n_evaluated, plan.seed)?;

@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pyrograph_data::{HintMaker, Palette, Side};
+use pyrograph_data::{Columns, HintMaker, Palette, Side, SourceOptions};
 
-/// Make data sets, and the hints of one.
+/// Make data sets and hints, and look at them before they are trained on.
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     #[command(subcommand)]
@@ -17,6 +17,8 @@ pub(crate) struct DataArgs {
 pub(crate) enum DataCommand {
     Circles(CirclesArgs),
     Hint(HintArgs),
+    Check(CheckArgs),
+    Stats(StatsArgs),
 }
 
 /// Draw the fill50k task: from the outline of a circle to a filled circle on a coloured background.
@@ -97,6 +99,128 @@ pub(crate) struct HintArgs {
     /// Draws what is drawn; equal seeds give equal files.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+}
+
+const CHECK_HELP: &str = "\
+Faults, for which it exits with 1 and which the quarantine lists: rows that are no sample (a column, file or partner is
+missing, a path leads out of the folder), pictures that cannot be read, hints of another shape than their image, blank images
+and hints, hints that are their image, hints that lie elsewhere (shifted by up to 8 px, mirrored or turned), and pairs that
+are there already, byte for byte.
+
+Worth knowing: images or hints that are there already, images that look like another (a difference hash and mean colours),
+hints of another size, captions that are empty or cut off, and the share of images without colours.
+
+`train` finds quarantine.txt in the data set's folder by itself, or elsewhere with --quarantine FILE.
+
+Examples:
+  pyrograph data check my-data
+  pyrograph data check my-data --base sd15 --sheet sheet.png --quarantine my-data/quarantine.txt";
+
+/// Which rows of a data set are read.
+#[derive(Debug, Args)]
+pub(crate) struct RowArgs {
+    /// The data set's folder or file.
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) dir: PathBuf,
+    /// The column of target images.
+    #[arg(long, value_name = "NAME", default_value = "image")]
+    image_column: String,
+    /// The column of conditioning images.
+    #[arg(long, value_name = "NAME", default_value = "conditioning_image")]
+    conditioning_image_column: String,
+    /// The column of captions.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    caption_column: String,
+    /// The split.
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    dataset_split: String,
+    /// The configuration: a sub-folder.
+    #[arg(long, value_name = "NAME")]
+    dataset_config_name: Option<String>,
+    /// A folder of hints that are named as the images.
+    #[arg(long, value_name = "DIR")]
+    conditioning_data_dir: Option<PathBuf>,
+    /// Hints will be made while training: there are none to look for.
+    #[arg(long)]
+    pub(crate) without_hints: bool,
+}
+
+impl RowArgs {
+    pub(crate) fn source(&self) -> SourceOptions {
+        SourceOptions {
+            columns: Columns {
+                image: self.image_column.clone(),
+                hint: (!self.without_hints).then(|| self.conditioning_image_column.clone()),
+                caption: self.caption_column.clone(),
+            },
+            split: self.dataset_split.clone(),
+            config: self.dataset_config_name.clone(),
+            hint_dir: self.conditioning_data_dir.clone(),
+            cache_dir: None,
+        }
+    }
+}
+
+/// Where captions are measured in tokens.
+#[derive(Debug, Args)]
+pub(crate) struct TokenizerArgs {
+    /// Count the tokens of captions as this Stable Diffusion folder does [default: count words].
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// The same for a tokenizer's own folder.
+    #[arg(long, value_name = "DIR", conflicts_with = "base")]
+    tokenizer_name: Option<PathBuf>,
+}
+
+impl TokenizerArgs {
+    /// The tokenizer's folder, if there is one.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.tokenizer_name.clone().or_else(|| self.base.as_ref().map(|base| base.join("tokenizer")))
+    }
+}
+
+/// Look at every row of a data set before it is trained on.
+///
+/// All pictures are decoded, all faults are told at once, and nothing is changed or deleted.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_HELP)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) rows: RowArgs,
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+    /// Width and height that will be trained with: hints and images are compared at that size.
+    #[arg(long, default_value = "512", value_name = "PIXELS", value_parser = side)]
+    pub(crate) resolution: Side,
+    /// Draw a contact sheet: image, hint, and the hint in red on the image; those with faults first, in red frames.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) sheet: Option<PathBuf>,
+    /// Pairs on the contact sheet, at most.
+    #[arg(long, value_name = "N", default_value = "60")]
+    pub(crate) sheet_pairs: NonZeroUsize,
+    /// Write the rows with faults to a list that `train` leaves out.
+    #[arg(long, value_name = "FILE.txt")]
+    pub(crate) quarantine: Option<PathBuf>,
+    /// Tell everything as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say what is in a data set: numbers, sizes, shapes, captions, and the buckets that would result.
+///
+/// Pictures are not decoded; only their headers are read.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) rows: RowArgs,
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+    /// The resolution that the buckets are for.
+    #[arg(long, default_value = "512", value_name = "PIXELS", value_parser = side)]
+    pub(crate) resolution: Side,
+    /// Tell everything as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 pub(super) fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {

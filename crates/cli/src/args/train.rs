@@ -143,6 +143,10 @@ struct DataArgs {
     /// captions is enough then. `pyrograph data hint --help` lists them [default: hints are read].
     #[arg(long, value_name = "HINT")]
     hint: Option<HintMaker>,
+    /// A list of samples to leave out, as `pyrograph data check --quarantine` writes it [default: quarantine.txt in the data
+    /// set's folder, if it is there].
+    #[arg(long, value_name = "FILE.txt")]
+    quarantine: Option<PathBuf>,
     /// Train on so many samples, drawn by the seed [default: all].
     #[arg(long, value_name = "N")]
     max_train_samples: Option<NonZeroUsize>,
@@ -398,6 +402,7 @@ impl DataArgs {
         set(&mut data.conditioning_image_column, &self.conditioning_image_column);
         set(&mut data.caption_column, &self.caption_column);
         set_some(&mut data.hint, &self.hint);
+        set_some(&mut data.quarantine, &self.quarantine);
         set_some(&mut data.max_train_samples, &self.max_train_samples);
         set(&mut data.resolution, &self.resolution);
         set(&mut data.aspect_buckets, &self.aspect_buckets);
@@ -523,6 +528,7 @@ mod tests {
     #[test]
     fn no_flag_leaves_every_setting_of_a_preset() {
         let mut full = TrainConfig::default();
+        full.data.quarantine = Some("bad.txt".into());
         full.data.aspect_buckets = true;
         full.data.bucket_reso_steps = Some(16);
         full.data.random_crop = true;

@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::find::find;
+use super::find::find_all;
+use super::paired_folders::Lacking;
 use super::unpack::{passing_folder, unpacked};
 use super::{Columns, Layout, Sample, SourceOptions};
 use crate::error::DataError;
+use crate::quarantine::Quarantine;
 use crate::random::{self, Purpose};
 
 /// A data set: at least one sample, every file of which was there when it was opened.
@@ -19,6 +21,19 @@ pub struct Dataset {
     samples: Vec<Sample>,
     /// What was unpacked, if it goes with the data set.
     _unpacked: Option<Arc<tempfile::TempDir>>,
+}
+
+/// Every row of a data set.
+#[derive(Debug)]
+pub struct Survey {
+    /// The folder or file, as an absolute path.
+    pub dir: PathBuf,
+    /// The layout that was found.
+    pub layout: Layout,
+    /// The sample of each row, or why it is none.
+    pub rows: Vec<Result<Sample, DataError>>,
+    /// What was unpacked, if it goes with the survey.
+    unpacked: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Dataset {
@@ -38,29 +53,37 @@ impl Dataset {
     /// When no layout fits, and for the first row that cannot be used: a missing column or file, a path that
     /// leaves the folder, an image without its hint.
     pub fn open_with(dir: &Path, options: &SourceOptions) -> Result<Self, DataError> {
-        let dir = dir.canonicalize().map_err(|source| DataError::Read { path: dir.to_owned(), source })?;
-        let found = find(&dir, options)?;
-        let mut passing = None;
-        let shards = if found.shards.iter().any(|shard| shard.is_packed()) {
-            let cache_dir = match &options.cache_dir {
-                Some(cache_dir) => cache_dir.clone(),
-                None => passing.insert(Arc::new(passing_folder()?)).path().to_owned(),
-            };
-            unpacked(&dir, found.shards, &options.columns, &cache_dir)?
-        } else {
-            found.shards
-        };
-        let mut samples = Vec::new();
-        for shard in shards {
-            for sample in shard.samples(0)? {
-                samples.push(sample?);
-            }
+        Self::open_without(dir, options, &Quarantine::default())
+    }
+
+    /// The same without the samples and rows of a list.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`], but not for rows that are in the list.
+    pub fn open_without(dir: &Path, options: &SourceOptions, list: &Quarantine) -> Result<Self, DataError> {
+        let (Survey { dir, layout, rows, unpacked }, lacking) = surveyed(dir, options, !list.is_empty())?;
+        if let Some(error) = lacking.error(list) {
+            return Err(error);
         }
+        let is_listed = |row: &Result<Sample, DataError>| list.contains(&row_name(row, &dir));
+        let samples: Vec<Sample> =
+            rows.into_iter().filter(|row| !is_listed(row)).collect::<Result<_, _>>()?;
         if samples.is_empty() {
             return Err(DataError::Empty { dir });
         }
-        let samples = with_unique_ids(samples);
-        Ok(Self { dir, layout: found.layout, samples, _unpacked: passing })
+        Ok(Self { dir, layout, samples, _unpacked: unpacked })
+    }
+
+    /// Finds out the layout of a folder or file and lists its rows, those that cannot be used among them.
+    ///
+    /// Of a file with pictures in its rows, one of which cannot be used, all are kept in memory.
+    ///
+    /// # Errors
+    /// When no layout fits, or a file or folder with rows cannot be read.
+    pub fn survey(dir: &Path, options: &SourceOptions) -> Result<Survey, DataError> {
+        let (mut survey, lacking) = surveyed(dir, options, true)?;
+        survey.rows.extend(lacking.errors().map(Err));
+        Ok(survey)
     }
 
     /// The folder or file, as an absolute path.
@@ -130,14 +153,58 @@ impl Dataset {
 }
 
 /// Appends `#2`, `#3`, ... to ids that came before, so that two rows with one image draw different noise.
-fn with_unique_ids(mut samples: Vec<Sample>) -> Vec<Sample> {
-    let mut seen: HashMap<String, usize> = HashMap::with_capacity(samples.len());
-    for sample in &mut samples {
+fn with_unique_ids(mut rows: Vec<Result<Sample, DataError>>) -> Vec<Result<Sample, DataError>> {
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(rows.len());
+    for sample in rows.iter_mut().flatten() {
         let count = seen.entry(sample.id.clone()).or_default();
         *count += 1;
         if *count > 1 {
             sample.id = format!("{}#{count}", sample.id);
         }
     }
-    samples
+    rows
+}
+
+/// All rows, and files without their counterparts. A row that cannot be unpacked is an error, unless it is to be told.
+fn surveyed(dir: &Path, options: &SourceOptions, tells_rows: bool) -> Result<(Survey, Lacking), DataError> {
+    let dir = dir.canonicalize().map_err(|source| DataError::Read { path: dir.to_owned(), source })?;
+    let found = find_all(&dir, options)?;
+    let mut passing = None;
+    let mut rows = Vec::new();
+    for shard in found.shards {
+        let mut shards = vec![Arc::clone(&shard)];
+        if shard.is_packed() {
+            let cache_dir = match (&options.cache_dir, &passing) {
+                (Some(cache_dir), _) => cache_dir.clone(),
+                (None, Some(folder)) => Arc::<tempfile::TempDir>::clone(folder).path().to_owned(),
+                (None, None) => passing.insert(Arc::new(passing_folder()?)).path().to_owned(),
+            };
+            match unpacked(&dir, vec![shard], &options.columns, &cache_dir) {
+                Ok(unpacked) => shards = unpacked,
+                Err(DataError::Row { .. }) if tells_rows => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for shard in shards {
+            rows.extend(shard.samples(0)?);
+        }
+    }
+    let rows = with_unique_ids(rows);
+    Ok((Survey { dir, layout: found.layout, rows, unpacked: passing }, found.lacking))
+}
+
+/// What a row is called in a [`Quarantine`]: the sample's id, the name that lacks its counterpart, or the file within the data
+/// set's folder and the row in it.
+pub(crate) fn row_name(row: &Result<Sample, DataError>, dir: &Path) -> String {
+    match row {
+        Ok(sample) => sample.id.clone(),
+        Err(DataError::Row { at, .. }) => {
+            let file = at.file.strip_prefix(dir).unwrap_or(&at.file);
+            format!("{}:{}", file.display(), at.row)
+        }
+        Err(DataError::Unpaired { without_hint, without_image, without_caption }) => {
+            [without_hint, without_image, without_caption].map(|names| names.join(", ")).concat()
+        }
+        Err(error) => error.to_string(),
+    }
 }

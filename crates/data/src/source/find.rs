@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::arrow::ArrowShard;
-use super::paired_folders;
+use super::paired_folders::{self, Lacking, Pairs};
 use super::parquet::ParquetShard;
 use super::root::{Files, Root, check_spelling};
 use super::row::{Row, with_fill50k_names, with_imagefolder_names};
@@ -19,6 +19,7 @@ use super::text::TextShard;
 use super::zip::{FolderAndZips, ZipFolder, Zips};
 use super::{Columns, SourceOptions};
 use crate::error::DataError;
+use crate::quarantine::Quarantine;
 
 /// How deep below the folder tables and archives are looked for: `default/train/0000.parquet`.
 const MAX_DEPTH: usize = 3;
@@ -65,14 +66,27 @@ impl fmt::Display for Layout {
 pub(super) struct Found {
     pub(super) layout: Layout,
     pub(super) shards: Vec<Arc<dyn Shard>>,
+    /// Files without their counterparts.
+    pub(super) lacking: Lacking,
+}
+
+impl Found {
+    fn of(layout: Layout, shards: Vec<Arc<dyn Shard>>) -> Self {
+        Self { layout, shards, lacking: Lacking::default() }
+    }
+}
+
+/// As [`find_all`], but no file may be without its counterpart.
+pub(super) fn find(path: &Path, options: &SourceOptions) -> Result<Found, DataError> {
+    let found = find_all(path, options)?;
+    found.lacking.error(&Quarantine::default()).map_or(Ok(found), Err)
 }
 
 /// Finds out what a path is. What comes first here wins where a folder could be read in more than one way.
-pub(super) fn find(path: &Path, options: &SourceOptions) -> Result<Found, DataError> {
+pub(super) fn find_all(path: &Path, options: &SourceOptions) -> Result<Found, DataError> {
     let finder = Finder { options };
     if let Some(hints) = &options.hint_dir {
-        let samples = paired_folders::read_apart(path, hints)?;
-        return Ok(listed(path, samples));
+        return Ok(listed(path, paired_folders::read_apart(path, hints)?));
     }
     if path.is_file() {
         return finder.file(path)?.ok_or_else(|| DataError::UnknownLayout { dir: path.to_owned() });
@@ -102,8 +116,9 @@ fn config_folder(dir: &Path, config: &str) -> Result<PathBuf, DataError> {
     })
 }
 
-fn listed(path: &Path, samples: Vec<super::Sample>) -> Found {
-    Found { layout: Layout::PairedFolders, shards: vec![Arc::new(Listed { path: path.into(), samples })] }
+fn listed(path: &Path, Pairs { samples, lacking }: Pairs) -> Found {
+    let shards: Vec<Arc<dyn Shard>> = vec![Arc::new(Listed { path: path.into(), samples })];
+    Found { layout: Layout::PairedFolders, shards, lacking }
 }
 
 struct Finder<'a> {
@@ -120,7 +135,7 @@ impl Finder<'_> {
     }
 
     fn file(&self, file: &Path) -> Result<Option<Found>, DataError> {
-        let one = |layout, shard: Arc<dyn Shard>| Ok(Some(Found { layout, shards: vec![shard] }));
+        let one = |layout, shard: Arc<dyn Shard>| Ok(Some(Found::of(layout, vec![shard])));
         match extension(file).as_str() {
             "parquet" => one(Layout::Parquet, self.parquet(file, file.parent(), |row| row)?),
             "arrow" => one(Layout::Arrow, self.arrow(file, file.parent())?),
@@ -152,7 +167,7 @@ impl Finder<'_> {
         if prompts.is_file() {
             let files = Arc::new(Root::new(dir)?);
             let shard = self.text(&prompts, files, with_fill50k_names);
-            return Ok(Some(Found { layout: Layout::Fill50k, shards: vec![shard] }));
+            return Ok(Some(Found::of(Layout::Fill50k, vec![shard])));
         }
         let mut files = Vec::new();
         collect_files(dir, &["parquet", "tar", "arrow"], MAX_DEPTH, &mut files)?;
@@ -171,7 +186,7 @@ impl Finder<'_> {
                     _ => Ok(self.tar(file)),
                 })
                 .collect::<Result<_, _>>()?;
-            return Ok(Some(Found { layout, shards }));
+            return Ok(Some(Found::of(layout, shards)));
         }
         // A folder of captioned pictures may have a table of anything beside, and one with a table no captions.
         let folders = paired_folders::find(dir, &self.options.columns)?;
@@ -203,7 +218,7 @@ impl Finder<'_> {
         } else {
             self.text(&metadata, Arc::new(Root::beside(&metadata)?), with_imagefolder_names)
         };
-        Ok(Some(Found { layout: Layout::ImageFolder, shards: vec![shard] }))
+        Ok(Some(Found::of(Layout::ImageFolder, vec![shard])))
     }
 
     /// The only table or zip archive of a folder, or that of the split: `train.jsonl` with `images.zip` beside.
@@ -214,7 +229,7 @@ impl Finder<'_> {
             files.iter().partition(|file| extension(file) == "zip");
         if !tables.is_empty() {
             return match split::choose(dir, &tables, self.split())?.as_slice() {
-                [table] => Ok(Some(Found { layout: Layout::Table, shards: vec![self.table(table)?] })),
+                [table] => Ok(Some(Found::of(Layout::Table, vec![self.table(table)?]))),
                 several => Err(ambiguous(dir, several)),
             };
         }
@@ -245,7 +260,7 @@ impl Finder<'_> {
             .iter()
             .map(|file| self.arrow(&root.file(&file.filename)?, Some(dir)))
             .collect::<Result<_, _>>()?;
-        Ok(Found { layout: Layout::Arrow, shards })
+        Ok(Found::of(Layout::Arrow, shards))
     }
 
     fn zip(&self, file: &Path) -> Result<Option<Found>, DataError> {
@@ -285,7 +300,7 @@ impl Finder<'_> {
             rename,
             files: Arc::new(folder),
         };
-        Ok(Some(Found { layout, shards: vec![Arc::new(shard)] }))
+        Ok(Some(Found::of(layout, vec![Arc::new(shard)])))
     }
 
     /// A file of rows, and the zip archives beside it.

@@ -23,7 +23,8 @@ mod zip;
 use std::path::PathBuf;
 
 pub use self::data::Data;
-pub use self::dataset::Dataset;
+pub(crate) use self::dataset::row_name;
+pub use self::dataset::{Dataset, Survey};
 pub use self::find::Layout;
 pub use self::sample::{Columns, Origin, Sample};
 pub(crate) use self::stream::StreamCursor;

@@ -16,6 +16,7 @@ use super::root::{Files, Root};
 use super::row::MAX_CAPTION_BYTES;
 use super::{Columns, Origin, Sample, captions_of};
 use crate::error::DataError;
+use crate::quarantine::Quarantine;
 
 const IMAGE_FOLDERS: [&str; 3] = ["image", "images", "target"];
 const HINT_FOLDERS: [&str; 6] =
@@ -81,19 +82,19 @@ fn find_folder(
     }
 }
 
-pub(super) fn read(folders: &Folders) -> Result<Vec<Sample>, DataError> {
+pub(super) fn read(folders: &Folders) -> Result<Pairs, DataError> {
     let Folders { root, images, hints } = folders;
     let mut pairs = Pairs::default();
     let prefix = if images == "." { String::new() } else { format!("{images}/") };
     pairs.add(&root.join(images), &[root.join(hints)], &prefix, 1)?;
-    pairs.finish()
+    Ok(pairs)
 }
 
 /// Images in a folder, or in folders `N_name` of it whose images come `N` times in an epoch, with hints of the same names in another
 /// folder, or in one of the same name within it.
 ///
 /// Source: kohya-ss/sd-scripts, `--train_data_dir` and `--conditioning_data_dir`.
-pub(super) fn read_apart(image_dir: &Path, hint_dir: &Path) -> Result<Vec<Sample>, DataError> {
+pub(super) fn read_apart(image_dir: &Path, hint_dir: &Path) -> Result<Pairs, DataError> {
     let unreadable = |source| DataError::Read { path: image_dir.to_owned(), source };
     let mut pairs = Pairs::default();
     let mut subsets = Vec::new();
@@ -116,16 +117,50 @@ pub(super) fn read_apart(image_dir: &Path, hint_dir: &Path) -> Result<Vec<Sample
         let hint_dirs = [hint_dir.join(&name), hint_dir.to_owned()];
         pairs.add(&image_dir.join(&name), &hint_dirs, &format!("{name}/"), repeats)?;
     }
-    pairs.finish()
+    Ok(pairs)
 }
 
-/// Pairs found so far, and what has no counterpart.
-#[derive(Default)]
-struct Pairs {
-    samples: Vec<Sample>,
+/// Pairs that were found, and what has no counterpart.
+#[derive(Debug, Default)]
+pub(super) struct Pairs {
+    pub(super) samples: Vec<Sample>,
+    pub(super) lacking: Lacking,
+}
+
+/// Names without their counterparts.
+#[derive(Debug, Default)]
+pub(super) struct Lacking {
     without_hint: Vec<String>,
     without_image: Vec<String>,
     without_caption: Vec<String>,
+}
+
+impl Lacking {
+    /// All in one message, but for those in a list.
+    pub(super) fn error(&self, list: &Quarantine) -> Option<DataError> {
+        let unlisted =
+            |names: &Vec<String>| names.iter().filter(|name| !list.contains(name)).cloned().collect();
+        let [without_hint, without_image, without_caption]: [Vec<String>; 3] =
+            [&self.without_hint, &self.without_image, &self.without_caption].map(unlisted);
+        let is_any = !(without_hint.is_empty() && without_image.is_empty() && without_caption.is_empty());
+        is_any.then_some(DataError::Unpaired { without_hint, without_image, without_caption })
+    }
+
+    /// A message for each name.
+    pub(super) fn errors(&self) -> impl Iterator<Item = DataError> {
+        let none = Vec::new;
+        let hints = self.without_hint.iter().cloned().map(move |name| (vec![name], none(), none()));
+        let images = self.without_image.iter().cloned().map(move |name| (none(), vec![name], none()));
+        // Without both it is told once.
+        let captions = self.without_caption.iter().filter(|name| !self.without_hint.contains(name)).cloned();
+        let captions = captions.map(move |name| (none(), none(), vec![name]));
+        let all = hints.chain(images).chain(captions);
+        all.map(|(without_hint, without_image, without_caption)| DataError::Unpaired {
+            without_hint,
+            without_image,
+            without_caption,
+        })
+    }
 }
 
 impl Pairs {
@@ -144,14 +179,14 @@ impl Pairs {
         // Other folders have their hints in the same one.
         let is_shared = hint_dirs.len() > 1 && hint_dirs.last() == Some(hint_dir);
         let lone_hints = hints.keys().filter(|stem| !images.contains_key(*stem) && !is_shared);
-        self.without_image.extend(lone_hints.cloned());
+        self.lacking.without_image.extend(lone_hints.cloned());
         let folder: Arc<Path> = image_dir.into();
         for (index, (stem, image)) in images.iter().enumerate() {
             let (hint, caption) = match (hints.get(stem), caption_file(image_dir, stem)) {
                 (Some(hint), Some(caption)) => (hint, caption),
                 (hint, caption) => {
-                    self.without_hint.extend(hint.is_none().then(|| stem.clone()));
-                    self.without_caption.extend(caption.is_none().then(|| stem.clone()));
+                    self.lacking.without_hint.extend(hint.is_none().then(|| stem.clone()));
+                    self.lacking.without_caption.extend(caption.is_none().then(|| stem.clone()));
                     continue;
                 }
             };
@@ -167,14 +202,6 @@ impl Pairs {
             self.samples.extend(std::iter::repeat_n(sample, repeats));
         }
         Ok(())
-    }
-
-    fn finish(self) -> Result<Vec<Sample>, DataError> {
-        let Self { samples, without_hint, without_image, without_caption } = self;
-        if without_hint.is_empty() && without_image.is_empty() && without_caption.is_empty() {
-            return Ok(samples);
-        }
-        Err(DataError::Unpaired { without_hint, without_image, without_caption })
     }
 }
 

@@ -127,6 +127,7 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
         hint_dir: section.conditioning_data_dir,
         shuffle_buffer: section.streaming.then_some(section.shuffle_buffer),
         max_bad_samples: section.max_bad_samples,
+        quarantine: section.quarantine,
         max_samples: section.max_train_samples,
         transform: Transform {
             side,
@@ -338,6 +339,7 @@ impl From<TrainPlan> for TrainConfig {
                 conditioning_image_column: data.columns.hint.unwrap_or(usual.conditioning_image_column),
                 caption_column: data.columns.caption,
                 hint: data.transform.hint,
+                quarantine: data.quarantine,
                 max_train_samples: data.max_samples,
                 resolution: data.transform.side.get(),
                 aspect_buckets: data.transform.buckets.is_some(),

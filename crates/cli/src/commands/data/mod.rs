@@ -1,15 +1,20 @@
 //! `pyrograph data`.
 
+mod check;
 mod hint;
+mod ruler;
+mod stats;
 
 use pyrograph_data::{Circles, generate_circles};
 
-use crate::args::{CirclesArgs, DataArgs, DataCommand};
+use crate::args::{CirclesArgs, DataArgs, DataCommand, OutputArgs};
 
-pub(crate) fn data(args: &DataArgs) -> anyhow::Result<()> {
+pub(crate) fn data(args: &DataArgs, output: &OutputArgs) -> anyhow::Result<()> {
     match &args.command {
         DataCommand::Circles(args) => circles(args),
         DataCommand::Hint(args) => hint::hint(args),
+        DataCommand::Check(args) => check::check(args, output),
+        DataCommand::Stats(args) => stats::stats(args),
     }
 }
 
