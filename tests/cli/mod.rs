@@ -18,6 +18,7 @@ mod data;
 mod eval;
 mod from_png;
 mod generate;
+mod layouts;
 mod plan;
 mod reference_flags;
 mod training;

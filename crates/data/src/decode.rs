@@ -1,12 +1,14 @@
 //! Files to 8-bit RGB images, whatever they are and however damaged.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use image::error::{LimitError, LimitErrorKind};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits, RgbImage};
 
 use crate::content::Content;
 use crate::error::DataError;
@@ -82,7 +84,13 @@ impl<'a> EncodedPicture<'a> {
         use_decoder: impl FnOnce(Decoder<'_>, Orientation) -> ImageResult<T>,
     ) -> Result<T, DataError> {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let mut decoder = decoder(&self.bytes)?;
+            let bytes = without_compressed_texts(&self.bytes);
+            let mut decoder = decoder(&bytes)?;
+            // The limits of a decoder are for what it takes beside the picture.
+            if decoder.total_bytes() > MAX_IMAGE_BYTES {
+                let kind = LimitErrorKind::InsufficientMemory;
+                return Err(ImageError::Limits(LimitError::from_kind(kind)));
+            }
             // A damaged EXIF block says nothing about the pixels.
             let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
             use_decoder(decoder, orientation)
@@ -97,6 +105,35 @@ impl<'a> EncodedPicture<'a> {
             }),
         }
     }
+}
+
+/// A PNG file without the chunks that unpack to anything, however small they are: texts and the colour profile, none of
+/// which is used. Other files are left as they are.
+///
+/// Source: PNG specification, third edition, sections 5.3 and 11.3.
+fn without_compressed_texts(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+    const COMPRESSED: [&[u8]; 3] = [b"iCCP", b"zTXt", b"iTXt"];
+    let Some(mut rest) = bytes.strip_prefix(SIGNATURE) else { return Cow::Borrowed(bytes) };
+    let mut kept: Vec<&[u8]> = vec![SIGNATURE];
+    let mut has_any = false;
+    // Length, kind, data, checksum; what is no chunk is for the decoder to refuse.
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let Some((chunk, behind_it)) =
+            length.checked_add(12).and_then(|length| rest.split_at_checked(length))
+        else {
+            break;
+        };
+        if COMPRESSED.iter().any(|kind| behind.starts_with(kind)) {
+            has_any = true;
+        } else {
+            kept.push(chunk);
+        }
+        rest = behind_it;
+    }
+    kept.push(rest);
+    if has_any { Cow::Owned(kept.concat()) } else { Cow::Borrowed(bytes) }
 }
 
 type Decoder<'a> = Box<dyn ImageDecoder + 'a>;
@@ -117,6 +154,9 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

@@ -404,8 +404,20 @@ impl Trainer {
         };
         let step = self.step();
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let outcome = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop)?;
+        let outcome = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop);
         self.record.due.evaluation = false;
+        let outcome = match outcome {
+            // A file that was there when the run began; what is trained does not depend on it.
+            Err(error @ TrainError::Data(_)) => {
+                let message = format!("training goes on without this evaluation: {}", error.with_causes());
+                return self.warn(message, observer);
+            }
+            Err(error) => {
+                self.record.due.evaluation = true;
+                return Err(error);
+            }
+            Ok(outcome) => outcome,
+        };
         let evaluation = match outcome {
             Outcome::Finite(evaluation) => evaluation,
             Outcome::NotFinite(samples) => {
@@ -493,11 +505,6 @@ impl Trainer {
             Ok(Err(failure)) => tracing::warn!("{}", failure.with_causes()),
             Err(_) => tracing::warn!("step {} cannot be saved either", self.step()),
         }
-    }
-
-    /// Warns of samples that cannot be used.
-    fn tell_left_out(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.left_out.untold().into_iter().try_for_each(|message| self.warn(message, observer))
     }
 
     fn warn(&self, message: String, observer: &mut dyn Observer) -> Result<(), TrainError> {

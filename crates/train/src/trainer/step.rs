@@ -254,6 +254,11 @@ impl Trainer {
         is_narrow.then(|| self.record.loss_scale.factor())
     }
 
+    /// Warns of samples that cannot be used.
+    pub(super) fn tell_left_out(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.left_out.untold().into_iter().try_for_each(|message| self.warn(message, observer))
+    }
+
     /// Tells of a step that was not made; after too many in a row takes the run back to where it was well.
     pub(super) fn skip(
         &mut self,
