@@ -469,7 +469,7 @@ mod tests {
         let err = load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).unwrap_err();
         let expected = "has no diffusion_pytorch_model.safetensors or model.safetensors; it has diffusion_pytorch_model.bin";
         assert!(err.to_string().ends_with(expected), "{err}");
-        assert!(err.hint().unwrap().contains("pickles"));
+        assert!(err.hint().unwrap().contains("--allow-pickle"));
     }
 
     #[test]
