@@ -147,7 +147,7 @@ fn a_model_of_another_kind_is_no_base() {
               caused by: cannot load the base model
               caused by: `controlnet` is a ControlNet (ControlNetModel), not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it, or one file with UNet, VAE and text encoder
         "#]],
     );
     check(
@@ -157,15 +157,17 @@ fn a_model_of_another_kind_is_no_base() {
               caused by: cannot load the base model
               caused by: `base/unet` is a bare model (UNet2DConditionModel), not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it, or one file with UNet, VAE and text encoder
         "#]],
     );
     check(
         UNET,
         expect![[r#"
-            error: `--pretrained_model_name_or_path`: `base/unet/diffusion_pytorch_model.safetensors` is a file, not a folder
+            error: cannot use the model
+              caused by: cannot load the base model
+              caused by: `base/unet/diffusion_pytorch_model.safetensors` is a UNet, not a Stable Diffusion model
 
-            hint: a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and `save_pretrained(...)`
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it, or one file with UNet, VAE and text encoder
         "#]],
     );
     check(
@@ -175,7 +177,7 @@ fn a_model_of_another_kind_is_no_base() {
               caused by: cannot load the base model
               caused by: `circles` is a folder without model_index.json or config.json, not a StableDiffusionPipeline or StableDiffusionXLPipeline folder
 
-            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it
+            hint: a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` writes it, or one file with UNet, VAE and text encoder
         "#]],
     );
 }
@@ -190,7 +192,7 @@ fn a_model_of_another_kind_is_no_controlnet() {
             error: cannot load the ControlNet
               caused by: `base` is a pipeline (StableDiffusionPipeline), not a ControlNetModel folder
 
-            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights
+            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with diffusers' names or the original ones
         "#]],
     );
     desk.refuses(
@@ -199,16 +201,31 @@ fn a_model_of_another_kind_is_no_controlnet() {
             error: cannot load the ControlNet
               caused by: `base/unet` is a bare model (UNet2DConditionModel), not a ControlNetModel folder
 
-            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights
+            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with diffusers' names or the original ones
         "#]],
     );
     desk.refuses(
-        &format!("{generate} --controlnet=controlnet/diffusion_pytorch_model.safetensors"),
+        &format!("{generate} --controlnet=base/vae/diffusion_pytorch_model.safetensors"),
         expect![[r#"
             error: cannot load the ControlNet
-              caused by: `controlnet/diffusion_pytorch_model.safetensors` is a single-file checkpoint, not a ControlNetModel folder
+              caused by: `base/vae/diffusion_pytorch_model.safetensors` is an autoencoder (VAE), not a ControlNet
 
-            hint: a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and `save_pretrained(...)`
+            hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with diffusers' names or the original ones
+        "#]],
+    );
+    // Without its config.json nothing tells how it is built.
+    std::fs::copy(
+        desk.path("controlnet/diffusion_pytorch_model.safetensors"),
+        desk.path("alone.safetensors"),
+    )
+    .expect("copied");
+    desk.refuses(
+        &format!("{generate} --controlnet=alone.safetensors"),
+        expect![[r#"
+            error: cannot tell from its tensors how the ControlNet is built
+              caused by: `norm_num_groups` is 32, which does not divide 8, one of `block_out_channels`
+
+            hint: what shapes do not tell is taken to be as in Stable Diffusion 1.x, 2.x and XL; give the folder with the model's config.json
         "#]],
     );
     desk.refuses(
@@ -258,10 +275,10 @@ fn another_vae_must_be_one_and_fit_the_base() {
     check(
         "stabilityai/sdxl-vae",
         expect![[r#"
-        error: `--pretrained_vae_model_name_or_path`: `stabilityai/sdxl-vae` is not a folder
+            error: `stabilityai/sdxl-vae` at `main` is not in the cache `DESK/caches/huggingface/hub`
 
-        hint: nothing is downloaded; to fetch it from the Hub, run `hf download stabilityai/sdxl-vae --local-dir DIR`
-    "#]],
+            hint: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it, or check HF_HOME and HF_HUB_CACHE
+        "#]],
     );
     check(
         "controlnet",
@@ -270,7 +287,7 @@ fn another_vae_must_be_one_and_fit_the_base() {
               caused by: cannot load the VAE
               caused by: `controlnet` is a ControlNet (ControlNetModel), not a AutoencoderKL folder
 
-            hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has it as `vae`
+            hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, a file with the original names, or a model that has a VAE
         "#]],
     );
     super::copy(&desk.path("base/vae"), &desk.path("vae"));

@@ -27,7 +27,7 @@ fn an_unknown_flag_is_refused_with_a_near_name() {
 
               tip: a similar argument exists: '--learning_rate'
 
-            Usage: pyrograph train --pretrained-model-name-or-path <DIR> --output-dir <DIR> --resolution <PIXELS> --num-validation-samples <N> --train-data-dir <PATH> --learning-rate <RATE> [PRESET.toml]
+            Usage: pyrograph train --pretrained-model-name-or-path <DIR|FILE|NAME> --output-dir <DIR> --resolution <PIXELS> --num-validation-samples <N> --train-data-dir <PATH> --learning-rate <RATE> [PRESET.toml]
 
             For more information, try '--help'.
         "#]],
@@ -161,9 +161,9 @@ fn what_the_references_can_do_and_this_program_cannot_is_refused() {
     check(
         "--push_to_hub",
         expect![[r#"
-            error: `--push_to_hub` is not supported
+            error: to upload, the Hub must know who does
 
-            hint: leave it out, and upload the output folder after the run
+            hint: set HF_TOKEN to a token that may write, or run `hf auth login` once
         "#]],
     );
 }
@@ -173,9 +173,9 @@ fn a_name_on_the_hub_is_no_folder() {
     Desk::new().refuses(
         "train --pretrained_model_name_or_path=runwayml/stable-diffusion-v1-5 --train_data_dir=circles",
         expect![[r#"
-            error: `--pretrained_model_name_or_path`: `runwayml/stable-diffusion-v1-5` is not a folder
+            error: `runwayml/stable-diffusion-v1-5` at `main` is not in the cache `DESK/caches/huggingface/hub`
 
-            hint: nothing is downloaded; to fetch it from the Hub, run `hf download runwayml/stable-diffusion-v1-5 --local-dir DIR`
+            hint: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it, or check HF_HOME and HF_HUB_CACHE
         "#]],
     );
 }

@@ -212,12 +212,12 @@ fn what_cannot_be_repeated_is_refused_with_a_hint() {
     desk.refuses(
         "generate --base=base --output=p.png",
         expect![[r#"
-        error: the following required arguments were not provided:
-          --prompt <PROMPT>
+            error: the following required arguments were not provided:
+              --prompt <PROMPT>
 
-        Usage: pyrograph generate --base <DIR> --output <FILE.png> --prompt <PROMPT>
+            Usage: pyrograph generate --base <DIR|FILE|NAME> --output <FILE.png> --prompt <PROMPT>
 
-        For more information, try '--help'.
-    "#]],
+            For more information, try '--help'.
+        "#]],
     );
 }

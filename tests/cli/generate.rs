@@ -61,7 +61,7 @@ fn memory_is_saved_without_changing_much() {
         error: cannot load the VAE
           caused by: `controlnet` is a ControlNet (ControlNetModel), not a AutoencoderKL folder
 
-        hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has it as `vae`
+        hint: a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, a file with the original names, or a model that has a VAE
     "#]]);
 }
 
@@ -332,7 +332,7 @@ fn flags_that_do_not_fit_together_are_refused_with_a_hint() {
             error: the following required arguments were not provided:
               --image <FILE>
 
-            Usage: pyrograph generate --base <DIR> --output <FILE.png> --image <FILE> --num-inference-steps <N> --prompt <PROMPT> --mask-image <FILE>
+            Usage: pyrograph generate --base <DIR|FILE|NAME> --output <FILE.png> --image <FILE> --num-inference-steps <N> --prompt <PROMPT> --mask-image <FILE>
 
             For more information, try '--help'.
         "#]],

@@ -18,6 +18,7 @@ mod data;
 mod eval;
 mod from_png;
 mod generate;
+mod hub;
 mod layouts;
 mod plan;
 mod reference_flags;
@@ -47,6 +48,11 @@ pub(crate) fn program(folder: &Path) -> Command {
         keep_kernels(folder);
     }
     command.current_dir(folder).env("XDG_CACHE_HOME", folder.join("caches")).stdin(Stdio::null());
+    // No test asks the Hub itself.
+    for variable in ["HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT"] {
+        command.env_remove(variable);
+    }
+    command.env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -57,6 +57,7 @@ fn a_command_pasted_from_the_reference_guide_runs() {
         names(&out),
         [
             ".lock",
+            "README.md",
             "best",
             "config.json",
             "diffusion_pytorch_model.safetensors",

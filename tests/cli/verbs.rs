@@ -12,9 +12,19 @@ const GENERATE: &str = "generate --base=base --controlnet=controlnet --control_i
 #[test]
 fn every_verb_has_help_that_explains_the_exit_codes() {
     let desk = Desk::new();
-    for verb in
-        ["", "train", "plan", "generate", "eval", "inspect", "init-base", "data", "data circles", "demo"]
-    {
+    for verb in [
+        "",
+        "train",
+        "plan",
+        "generate",
+        "eval",
+        "inspect",
+        "convert",
+        "init-base",
+        "data",
+        "data circles",
+        "demo",
+    ] {
         let help = desk.done(&format!("{verb} --help"));
         assert!(help.contains("Exit codes:\n  0  done\n  1  the run failed\n  2  a wrong"), "{verb}: {help}");
     }
@@ -203,4 +213,52 @@ fn a_short_demo_learns_to_draw_circles_where_the_hint_says() {
 fn demo(desk: &Desk, line: &str) -> serde_json::Value {
     let stdout = desk.done(&format!("demo {line} --json --quiet"));
     serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_converted_controlnet_is_a_file_that_is_not_written_over() {
+    let desk = Desk::new();
+    desk.done("convert controlnet net.safetensors --dtype=f16");
+    assert!(desk.done("inspect net.safetensors").contains("a ControlNet with the original names"));
+    desk.refuses(
+        "convert controlnet net.safetensors",
+        expect![[r#"
+        error: `net.safetensors` already exists
+
+        hint: give another name, or `--force` to write over it
+    "#]],
+    );
+    desk.done("convert controlnet net.safetensors --force");
+    desk.refuses("convert controlnet my_shuffle.safetensors", expect![[r#"
+        error: `my_shuffle.safetensors` would be misread by sd-webui-controlnet, which tells kinds by `shuffle` and `instant_id` in names
+
+        hint: choose another file name
+    "#]]);
+    desk.refuses(
+        "convert controlnet net.ckpt",
+        expect![[r#"
+        error: `net.ckpt` is no name for this output, which is a file that ends in `.safetensors`
+    "#]],
+    );
+    desk.refuses(
+        "convert base base",
+        expect![[r#"
+        error: `base` already exists
+
+        hint: give another name, or `--force` to write over it
+    "#]],
+    );
+    desk.refuses("convert base/vae vae.safetensors", expect![[r#"
+        error: cannot load the ControlNet
+          caused by: `base/vae` is a bare model (AutoencoderKL), not a ControlNetModel folder
+
+        hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with diffusers' names or the original ones
+    "#]]);
+    desk.refuses("convert base/unet unet.safetensors --to=original", expect![[r#"
+        error: cannot load the ControlNet
+          caused by: `base/unet` is a bare model (UNet2DConditionModel), not a ControlNetModel folder
+
+        hint: a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with diffusers' names or the original ones
+    "#]]);
+    assert!(names(&desk.path(".")).iter().all(|name| !name.starts_with(".writing")));
 }

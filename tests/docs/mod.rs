@@ -27,10 +27,12 @@ const GPU: (&str, &str) = ("docs/gpu.md", include_str!("../../docs/gpu.md"));
 
 const MEMORY: (&str, &str) = ("docs/memory.md", include_str!("../../docs/memory.md"));
 
+const HUB: (&str, &str) = ("docs/hub.md", include_str!("../../docs/hub.md"));
+
 const OPTIONS: (&str, &str) = ("docs/options.md", include_str!("../../docs/options.md"));
 
-const PAGES: [(&str, &str); 10] =
-    [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY, MEMORY, OPTIONS];
+const PAGES: [(&str, &str); 11] =
+    [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY, MEMORY, HUB, OPTIONS];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),

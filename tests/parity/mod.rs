@@ -12,6 +12,7 @@ mod ema;
 mod generate;
 mod lr;
 mod optimizers;
+mod original;
 mod pickle;
 mod prompts;
 mod tasks;

@@ -7,6 +7,8 @@ pub mod allocator;
 mod args;
 pub mod backend;
 mod commands;
+mod hub;
+mod model_card;
 mod options;
 mod progress;
 mod report;
@@ -40,12 +42,14 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     allocator::keep_freed_memory();
     let result = match &cli.command {
         Command::Train(args) => commands::train(args, &cli.output),
-        Command::Plan(args) => commands::plan(args).map(done),
+        Command::Plan(args) => commands::plan(args, &cli.output).map(done),
         Command::Checkpoint(args) => commands::checkpoint(args, &cli.output),
         Command::Replay(args) => commands::replay(args, &cli.output).map(done),
         Command::Generate(args) => commands::generate(args, &cli.output).map(done),
         Command::Eval(args) => commands::eval(args, &cli.output).map(done),
         Command::Inspect(args) => commands::inspect(args, &cli.output).map(done),
+        Command::Convert(args) => commands::convert(args).map(done),
+        Command::Push(args) => commands::push(args, &cli.output).map(done),
         Command::InitBase(args) => commands::init_base(args).map(done),
         Command::Data(args) => commands::data(args, &cli.output).map(done),
         Command::Demo(args) => commands::demo(args, &cli.output),

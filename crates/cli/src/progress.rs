@@ -4,7 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use pyrograph_hub::Notice;
 use pyrograph_train::{Banner, Evaluation, Event, Observer, Progress, Skipped, TrainError};
 
 use crate::args::{LogFormat, OutputArgs};
@@ -60,6 +61,32 @@ pub(crate) fn steps(
     }
 }
 
+/// Tells what goes to or comes from the Hub: a bar on a terminal, a line for each transfer elsewhere.
+pub(crate) fn transfers(output: &OutputArgs) -> impl FnMut(Notice<'_>) + use<> {
+    let is_shown = !output.quiet && std::io::stderr().is_terminal();
+    let bar = if is_shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let bar = bar.with_style(ProgressStyle::with_template(TRANSFER_BAR).expect("the template is valid"));
+    move |notice| match notice {
+        Notice::Begins { name, n_files, n_bytes } => {
+            let files = if n_files == 1 { "file" } else { "files" };
+            tracing::info!("{n_files} {files} of {name} to transfer: {}", HumanBytes(n_bytes));
+            bar.set_length(n_bytes);
+            bar.reset();
+        }
+        Notice::Bytes { file, n_done } => {
+            bar.set_message(file.to_owned());
+            bar.set_position(n_done);
+        }
+        Notice::Ends => bar.finish_and_clear(),
+        Notice::Waits { why, wait } => tracing::warn!("{why}; next attempt in {wait:.1?}"),
+        Notice::FromCache { name, why } => {
+            tracing::warn!("{why}; {name} is taken from the cache as it is there");
+        }
+        Notice::Damaged { file } => tracing::warn!("{file} in the cache is damaged and downloaded again"),
+        _ => {}
+    }
+}
+
 /// Every event as one JSON object per line on standard output.
 struct JsonLines;
 
@@ -99,6 +126,7 @@ struct Bar {
 }
 
 const BAR: &str = "{wide_bar} {pos}/{len} {msg} ETA {eta}";
+const TRANSFER_BAR: &str = "{wide_bar} {bytes}/{total_bytes} {msg} {bytes_per_sec} ETA {eta}";
 const STEPS_BAR: &str = "{wide_bar} {msg}step {pos}/{len} ETA {eta}";
 const PICTURES_BAR: &str = "{wide_bar} {pos}/{len} pictures ETA {eta}";
 

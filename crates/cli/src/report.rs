@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use pyrograph_data::DataError;
 use pyrograph_diffusion::DiffusionError;
+use pyrograph_hub::HubError;
 use pyrograph_pipeline::PipelineError;
 use pyrograph_train::{PlanError, TrainError};
 use pyrograph_weights::WeightsError;
@@ -72,6 +73,7 @@ fn hint(link: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| of(link, DiffusionError::hint))
         .or_else(|| of(link, WeightsError::hint))
         .or_else(|| of(link, DataError::hint))
+        .or_else(|| of(link, HubError::hint))
         .or_else(|| of(link, DeviceError::hint))
 }
 
@@ -94,7 +96,9 @@ fn outcome(error: &anyhow::Error) -> Outcome {
         ) || matches!(
             link.downcast_ref::<WeightsError>(),
             Some(WeightsError::Write { .. } | WeightsError::ReadBack { .. })
-        )
+        ) || link.downcast_ref::<HubError>().is_some_and(|error| {
+            error.is_of_the_network() || matches!(error, HubError::Write { .. } | HubError::DiskFull { .. })
+        })
     };
     let is_ours = |link: &(dyn Error + 'static)| {
         link.is::<UsageError>()
@@ -104,6 +108,7 @@ fn outcome(error: &anyhow::Error) -> Outcome {
             || link.is::<DiffusionError>()
             || link.is::<WeightsError>()
             || link.is::<DataError>()
+            || link.is::<HubError>()
             || link.downcast_ref::<DeviceError>().is_some_and(DeviceError::is_of_a_setting)
     };
     if error.chain().any(is_failure) || !error.chain().any(is_ours) {

@@ -42,6 +42,11 @@ impl<'a> Reporter<'a> {
         Ok(Self { inner, plan, facts, tensorboard: None, has_warned: false })
     }
 
+    /// The tables of the report.
+    pub(crate) fn sections(&self) -> &[Section] {
+        &self.facts.sections
+    }
+
     fn report(&mut self, event: &Event) {
         let is_news = match event {
             Event::Started(banner) => {

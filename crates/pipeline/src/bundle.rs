@@ -1,24 +1,23 @@
-//! The parts of a Stable Diffusion model, loaded from diffusers' folder; the one place where modules and files meet.
+//! The parts of a Stable Diffusion model, loaded from where [`Base`] finds them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use burn::prelude::*;
 use pyrograph_diffusion::SchedulerJson;
-use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer};
 use pyrograph_unet::{ControlNet, ControlNetConfig, ControlNetJson, Unet, UnetConfig, UnetJson};
-use pyrograph_vae::{AutoencoderKl, Passes, VaeConfig, VaeJson};
+use pyrograph_vae::{AutoencoderKl, Passes, VaeConfig};
 use pyrograph_weights::{
-    ComponentDir, Disk, LoadOptions, Pickles, PipelineFolder, Renames, SaveOptions, save, write_config,
+    ComponentDir, Disk, LoadOptions, Pickles, Renames, SaveOptions, load, save, write_config,
 };
-use serde_json::Value;
 
+use crate::base::Base;
 use crate::compatible::ensure_equal;
-use crate::configs::BundleConfigs;
+use crate::configs::{BundleConfigs, controlnet_config};
+use crate::controlnet_file::ControlNetFile;
 use crate::error::PipelineError;
 use crate::precision::{Precision, in_weights, text_in_weights};
-use crate::prompts::{TextEncoder, TextEncoders};
+use crate::prompts::TextEncoders;
 
 /// The classes of pipelines whose parts make a [`Bundle`].
 pub(crate) const SD: &str = "StableDiffusionPipeline";
@@ -84,34 +83,28 @@ pub struct BundleOptions<'a> {
 }
 
 impl Bundle {
-    /// Loads a folder in diffusers' layout onto a device without autodiff.
+    /// Loads a folder in diffusers' layout, or a single file with the names of the original code, onto a device without
+    /// autodiff.
     ///
     /// # Errors
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
     pub fn open(path: &Path, options: &BundleOptions<'_>, device: &Device) -> Result<Self, PipelineError> {
-        let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
+        let base = Base::open(path, options.pickles)?;
         // Before gigabytes are read.
-        let vae_weights = BundleConfigs::open(path, options.vae)?.vae_weights(options.precision);
+        let vae_weights = BundleConfigs::of(&base, options)?.vae_weights(options.precision);
         let weights_dtype = options.precision.weights;
 
-        let (unet, unet_config) = match options.unet {
-            Some(path) => load_unet(path, &BundleOptions { variant: None, ..*options }, device)?,
-            None => load_unet(&folder.component_path("unet").map_err(weights("UNet"))?, options, device)?,
-        };
-
+        let (unet, unet_config) = base.load_unet(options, device)?;
         let unet = in_weights(unet, weights_dtype);
-        let (vae, vae_config) = load_vae(&folder, options, device)?;
-        let vae = in_weights(vae, vae_weights);
-        let text = text_in_weights(load_text_encoders(&folder, options, device)?, weights_dtype);
-        let zeros = folder.settings().get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
+        let vae = base.vae(options)?;
+        let vae_config = vae.config().clone();
+        let vae = in_weights(vae.load(options, device)?, vae_weights);
+        let text = text_in_weights(base.load_text_encoders(options, device)?, weights_dtype);
         let no_negative = match text.second {
-            Some(_) if zeros.unwrap_or(true) => NoNegative::Zeros,
+            Some(_) if base.forces_zeros().unwrap_or(true) => NoNegative::Zeros,
             _ => NoNegative::EmptyPrompt,
         };
-        let scheduler = folder.component_path("scheduler").map_err(weights("scheduler"))?;
-        let path = scheduler.join("scheduler_config.json");
-        let scheduler = fs::read_to_string(&path).map_err(|source| PipelineError::Io { path, source })?;
-        let scheduler = scheduler.parse().map_err(PipelineError::Scheduler)?;
+        let scheduler = base.scheduler()?;
 
         let (precision, vae_passes) = (options.precision, Passes::default());
         let bundle =
@@ -164,109 +157,6 @@ impl Bundle {
     }
 }
 
-/// The VAE of a model, or another one: its own folder or that of another model, whose `vae` it then is.
-pub(crate) fn vae_folder(
-    folder: &PipelineFolder,
-    other: Option<&Path>,
-) -> Result<(ComponentDir, VaeConfig), PipelineError> {
-    const CLASS: &str = "AutoencoderKL";
-    let dir = match other {
-        None => folder.component("vae", &[CLASS]),
-        Some(path) => match PipelineFolder::open(path, &[SD, SDXL]) {
-            Ok(model) => model.component("vae", &[CLASS]),
-            Err(_) => ComponentDir::open(path, &[CLASS]),
-        },
-    };
-    let dir = dir.map_err(weights("VAE"))?;
-    let json: VaeJson = dir.config().map_err(weights("VAE"))?;
-    Ok((dir, VaeConfig::try_from(json).map_err(config("VAE"))?))
-}
-
-pub(crate) fn load_vae(
-    folder: &PipelineFolder,
-    options: &BundleOptions<'_>,
-    device: &Device,
-) -> Result<(AutoencoderKl, VaeConfig), PipelineError> {
-    let (dir, vae_config) = vae_folder(folder, options.vae)?;
-    let load = LoadOptions {
-        renames: Renames::new(pyrograph_vae::RENAMES),
-        aliases: pyrograph_vae::LEGACY_ALIASES,
-        variant: options.variant,
-        pickles: options.pickles,
-        ..LoadOptions::default()
-    };
-    let vae = dir.load(vae_config.init(device), &load).map_err(weights("VAE"))?;
-    Ok((vae, vae_config))
-}
-
-pub(crate) fn load_text_encoders(
-    folder: &PipelineFolder,
-    options: &BundleOptions<'_>,
-    device: &Device,
-) -> Result<TextEncoders, PipelineError> {
-    let first = TextPart::FIRST.open(folder, options, device)?;
-    let second = match folder.class() {
-        SDXL => Some(TextPart::SECOND.open(folder, options, device)?),
-        _ => None,
-    };
-    Ok(TextEncoders { first, second })
-}
-
-/// Where a text encoder is in the folder, and what it is called in errors.
-#[derive(Clone, Copy)]
-pub(crate) struct TextPart {
-    name: &'static str,
-    folder: &'static str,
-    class: &'static str,
-    tokenizer: &'static str,
-}
-
-impl TextPart {
-    pub(crate) const FIRST: Self =
-        Self { name: "text encoder", folder: "text_encoder", class: "CLIPTextModel", tokenizer: "tokenizer" };
-    pub(crate) const SECOND: Self = Self {
-        name: "second text encoder",
-        folder: "text_encoder_2",
-        class: "CLIPTextModelWithProjection",
-        tokenizer: "tokenizer_2",
-    };
-
-    pub(crate) fn config(
-        self,
-        folder: &PipelineFolder,
-    ) -> Result<(ComponentDir, ClipTextConfig), PipelineError> {
-        let dir = folder.component(self.folder, &[self.class]).map_err(weights(self.name))?;
-        let json: ClipTextJson = dir.config().map_err(weights(self.name))?;
-        let text_config = ClipTextConfig::try_from(json).map_err(config(self.name))?;
-        Ok((dir, text_config))
-    }
-
-    fn open(
-        self,
-        folder: &PipelineFolder,
-        options: &BundleOptions<'_>,
-        device: &Device,
-    ) -> Result<TextEncoder, PipelineError> {
-        let (dir, text_config) = self.config(folder)?;
-        let load = LoadOptions {
-            renames: Renames::new(pyrograph_text::RENAMES),
-            optional_prefix: Some(pyrograph_text::OPTIONAL_PREFIX),
-            ignore: pyrograph_text::IGNORED,
-            variant: options.variant,
-            pickles: options.pickles,
-            ..LoadOptions::default()
-        };
-        let model = dir.load(text_config.init(device), &load).map_err(weights(self.name))?;
-        let tokenizer = match options.tokenizer {
-            Some(path) if self.tokenizer == Self::FIRST.tokenizer => path.to_owned(),
-            _ => folder.component_path(self.tokenizer).map_err(weights("tokenizer"))?,
-        };
-        let tokenizer = ClipTokenizer::from_dir(&tokenizer).map_err(PipelineError::Tokenizer)?;
-        tokenizer.check_fits(&text_config).map_err(PipelineError::Tokenizer)?;
-        Ok(TextEncoder { tokenizer, model, config: text_config })
-    }
-}
-
 /// Loads a UNet folder onto a device, from the weight files that the options choose.
 ///
 /// # Errors
@@ -304,21 +194,22 @@ pub fn save_unet(
     write_config(path, "config.json", &UnetJson::from(unet_config), disk).map_err(weights("UNet"))
 }
 
-/// Loads a ControlNet folder onto a device; an autodiff device makes it trainable.
+/// Loads a ControlNet's folder or file onto a device; an autodiff device makes it trainable.
 ///
 /// # Errors
-/// [`PipelineError`] if the folder is of another kind or its weights do not match its config.
+/// [`PipelineError`] if it is of another kind or its weights do not match its config.
 pub fn load_controlnet(
     path: &Path,
     pickles: Pickles,
     device: &Device,
 ) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
-    let dir = ComponentDir::open(path, &["ControlNetModel"]).map_err(weights("ControlNet"))?;
-    let json: ControlNetJson = dir.config().map_err(weights("ControlNet"))?;
-    let controlnet_config = ControlNetConfig::try_from(json).map_err(config("ControlNet"))?;
+    if path.is_file() {
+        return ControlNetFile::open(path, pickles)?.load(device);
+    }
+    let controlnet_config = controlnet_config(path, pickles)?;
     let options =
         LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), pickles, ..LoadOptions::default() };
-    let controlnet = dir.load(controlnet_config.init(device), &options).map_err(weights("ControlNet"))?;
+    let controlnet = load(controlnet_config.init(device), path, &options).map_err(weights("ControlNet"))?;
     Ok((controlnet, controlnet_config))
 }
 

@@ -1,15 +1,17 @@
-//! The configs of a model folder, without its weights.
+//! The configs of a model, without its weights.
 
 use std::path::Path;
 
 use pyrograph_text::ClipTextConfig;
-use pyrograph_unet::{ControlNetConfig, ControlNetJson, UnetConfig, UnetJson};
+use pyrograph_unet::{ControlNetConfig, ControlNetJson, UnetConfig};
 use pyrograph_vae::VaeConfig;
-use pyrograph_weights::{ComponentDir, PipelineFolder};
+use pyrograph_weights::{ComponentDir, Pickles};
 
-use crate::bundle::{SD, SDXL, TextPart, config, vae_folder, weights};
+use crate::base::Base;
+use crate::bundle::{config, weights};
 use crate::compatible::ensure_equal;
-use crate::{Bundle, PipelineError};
+use crate::controlnet_file::ControlNetFile;
+use crate::{Bundle, BundleOptions, PipelineError};
 
 /// What the networks of a Stable Diffusion model are made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,33 +38,30 @@ impl BundleConfigs {
         Self { unet: UnetConfig::sdxl(), vae: VaeConfig::sdxl(), text }
     }
 
-    /// Reads the configs of a folder in diffusers' layout, and that of another VAE if one is given; no weights are looked
-    /// for.
+    /// Reads the configs of a folder in diffusers' layout, or makes them of a single file's header; and that of another VAE if
+    /// the options name one. No weights are read.
     ///
     /// # Errors
     /// [`PipelineError`] names the part that is missing, of another kind, or does not fit the others.
-    pub fn open(path: &Path, vae: Option<&Path>) -> Result<Self, PipelineError> {
-        let folder = PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))?;
-        let dir = folder.component("unet", &["UNet2DConditionModel"]).map_err(weights("UNet"))?;
-        let unet: UnetJson = dir.config().map_err(weights("UNet"))?;
-        let own_vae = vae_folder(&folder, None).map(|(_, config)| config);
-        let vae = match vae {
-            None => own_vae?,
-            Some(path) => {
-                let (_, vae) = vae_folder(&folder, Some(path))?;
+    pub fn open(path: &Path, options: &BundleOptions<'_>) -> Result<Self, PipelineError> {
+        Self::of(&Base::open(path, options.pickles)?, options)
+    }
+
+    pub(crate) fn of(base: &Base, options: &BundleOptions<'_>) -> Result<Self, PipelineError> {
+        let own_vae = base.own_vae();
+        let vae = match options.vae {
+            None => own_vae?.config().clone(),
+            Some(_) => {
+                let vae = base.vae(options)?.config().clone();
                 // The families' VAEs differ in little else. A base without a VAE of its own knows no better.
                 if let Ok(own) = own_vae {
-                    let factors = [own.scaling_factor, vae.scaling_factor];
+                    let factors = [own.config().scaling_factor, vae.scaling_factor];
                     ensure_equal("base model", "VAE", "scaling_factor", factors)?;
                 }
                 vae
             }
         };
-        let mut text = vec![TextPart::FIRST.config(&folder)?.1];
-        if folder.class() == SDXL {
-            text.push(TextPart::SECOND.config(&folder)?.1);
-        }
-        let configs = Self { unet: UnetConfig::try_from(unet).map_err(config("UNet"))?, vae, text };
+        let configs = Self { unet: base.unet_config()?, vae, text: base.text_configs()? };
         configs.check()?;
         Ok(configs)
     }
@@ -86,10 +85,10 @@ impl BundleConfigs {
     }
 }
 
-/// Whether a folder holds a model of SDXL; not, too, if it cannot be read.
+/// Whether a folder or file holds a model of SDXL; not, too, if it cannot be read.
 #[must_use]
-pub fn is_xl(path: &Path) -> bool {
-    PipelineFolder::open(path, &[SDXL]).is_ok()
+pub fn is_xl(path: &Path, pickles: Pickles) -> bool {
+    Base::open(path, pickles).is_ok_and(|base| base.is_xl())
 }
 
 impl Bundle {
@@ -101,11 +100,14 @@ impl Bundle {
     }
 }
 
-/// The config of a ControlNet folder.
+/// The config of a ControlNet's folder or file.
 ///
 /// # Errors
-/// [`PipelineError`] if the folder is of another kind.
-pub fn controlnet_config(path: &Path) -> Result<ControlNetConfig, PipelineError> {
+/// [`PipelineError`] if it is of another kind.
+pub fn controlnet_config(path: &Path, pickles: Pickles) -> Result<ControlNetConfig, PipelineError> {
+    if path.is_file() {
+        return ControlNetFile::open(path, pickles).map(|file| file.config);
+    }
     let dir = ComponentDir::open(path, &["ControlNetModel"]).map_err(weights("ControlNet"))?;
     let json: ControlNetJson = dir.config().map_err(weights("ControlNet"))?;
     ControlNetConfig::try_from(json).map_err(config("ControlNet"))

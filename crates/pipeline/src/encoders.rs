@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use pyrograph_vae::AutoencoderKl;
-use pyrograph_weights::PipelineFolder;
 
-use crate::bundle::{SD, SDXL, load_text_encoders, load_vae, weights};
+use crate::base::Base;
 use crate::precision::{in_weights, text_in_weights};
 use crate::{Bundle, BundleOptions, PipelineError, TextEncoders};
 
@@ -34,7 +33,7 @@ impl Bundle {
         path: &Path,
         options: &BundleOptions<'_>,
     ) -> Result<TextEncoders, PipelineError> {
-        let text = load_text_encoders(&folder(path)?, options, &self.device())?;
+        let text = Base::open(path, options.pickles)?.load_text_encoders(options, &self.device())?;
         Ok(text_in_weights(text, self.precision.weights))
     }
 
@@ -43,11 +42,7 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn read_vae(&self, path: &Path, options: &BundleOptions<'_>) -> Result<AutoencoderKl, PipelineError> {
-        let (vae, _) = load_vae(&folder(path)?, options, &self.device())?;
+        let vae = Base::open(path, options.pickles)?.vae(options)?.load(options, &self.device())?;
         Ok(in_weights(vae, self.configs().vae_weights(self.precision)))
     }
-}
-
-fn folder(path: &Path) -> Result<PipelineFolder, PipelineError> {
-    PipelineFolder::open(path, &[SD, SDXL]).map_err(weights("base model"))
 }

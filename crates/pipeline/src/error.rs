@@ -30,6 +30,15 @@ pub enum PipelineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A file without a config, whose tensors make no model we can build.
+    #[error("cannot tell from its tensors how the {component} is built")]
+    Shapes {
+        /// Which model.
+        component: &'static str,
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The tokenizer's files.
     #[error("cannot load the tokenizer")]
     Tokenizer(#[source] TextError),
@@ -64,6 +73,26 @@ pub enum PipelineError {
     #[error("`{}` already exists and is not an empty folder", path.display())]
     NotEmpty {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A model that has the names already that it should get.
+    #[error("`{}` has these names already", path.display())]
+    SameNames {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A name for another kind of output.
+    #[error("`{}` is no name for this output, which is {needed}", path.display())]
+    OutputName {
+        /// The name.
+        path: PathBuf,
+        /// What is written.
+        needed: &'static str,
+    },
+    /// A file name by which other programs take a ControlNet for one of another kind.
+    #[error("`{}` would be misread by sd-webui-controlnet, which tells kinds by `shuffle` and `instant_id` in names", path.display())]
+    MisreadName {
+        /// The name.
         path: PathBuf,
     },
     /// A folder or file that cannot be read or written.
@@ -157,10 +186,17 @@ impl PipelineError {
             Self::Config { .. } => {
                 Some("this version trains and runs Stable Diffusion 1.x, 2.x and XL in diffusers' layout".to_owned())
             }
+            Self::Shapes { .. } => Some(
+                "what shapes do not tell is taken to be as in Stable Diffusion 1.x, 2.x and XL; give the folder with the \
+                 model's config.json"
+                    .to_owned(),
+            ),
             Self::Tokenizer(_) => Some("the tokenizer and the text encoder must come from the same model".to_owned()),
             Self::Scheduler(source) => source.hint(),
             Self::NotEmpty { .. } => Some("give a folder that does not exist yet".to_owned()),
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::OutputName { .. } => None,
+            Self::SameNames { .. } => Some("leave out `--to`, or ask for the other names".to_owned()),
+            Self::MisreadName { .. } => Some("choose another file name".to_owned()),
             Self::OtherFamily { family, base_dim, .. } => Some(match Family::of_context(*base_dim) {
                 Some(base) => format!("use a ControlNet for {base}, or a base model of {family}"),
                 None => "use a ControlNet that was trained for this base model".to_owned(),
@@ -203,14 +239,15 @@ fn kind_hint(component: &str, source: &WeightsError) -> Option<String> {
     let hint = match component {
         "base model" => {
             "a base model is a Stable Diffusion folder with `model_index.json`, as diffusers' `save_pretrained` \
-             writes it"
+             writes it, or one file with UNet, VAE and text encoder"
         }
         "ControlNet" => {
-            "a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights"
+            "a ControlNet is a folder with a `config.json` of `ControlNetModel` beside its weights, or a file with \
+             diffusers' names or the original ones"
         }
         "VAE" => {
-            "a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, or a model folder that has \
-             it as `vae`"
+            "a VAE is a folder with a `config.json` of `AutoencoderKL` beside its weights, a file with the original \
+             names, or a model that has a VAE"
         }
         _ => return None,
     };

@@ -40,6 +40,12 @@ pub enum TextError {
         /// `hidden_size`.
         d_model: usize,
     },
+    /// A file without a config lacks a tensor from which the config would be read.
+    #[error("there is no tensor `{name}`, or it has not two dimensions")]
+    NoTensor {
+        /// The tensor's name.
+        name: String,
+    },
     /// A folder without a tokenizer.
     #[error("`{dir}` has neither `tokenizer.json` nor both of `vocab.json` and `merges.txt`")]
     NoTokenizer {

@@ -149,7 +149,7 @@ impl ClipTokenizer {
 }
 
 /// CLIP's pipeline around a vocabulary.
-fn build(
+pub(crate) fn build(
     vocab: HashMap<String, u32>,
     merges: Merges,
     special: &SpecialTokens,

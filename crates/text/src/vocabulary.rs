@@ -23,8 +23,8 @@ pub struct Vocabulary {
     pub eos_id: u32,
 }
 
-const BOS: &str = "<|startoftext|>";
-const EOS: &str = "<|endoftext|>";
+pub(crate) const BOS: &str = "<|startoftext|>";
+pub(crate) const EOS: &str = "<|endoftext|>";
 
 /// Makes a vocabulary in which each word, lower-cased, is one token, and in which any other text has some tokens too.
 ///
@@ -126,7 +126,7 @@ impl MergeList {
 /// printable themselves come first and keep their place, the others get the characters from U+0100 on.
 ///
 /// Source: `bytes_to_unicode` of GPT-2.
-fn byte_characters() -> Vec<(u8, char)> {
+pub(crate) fn byte_characters() -> Vec<(u8, char)> {
     let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let printable = (0..=u8::MAX).filter(is_printable).map(|byte| (byte, char::from(byte)));
     let others = (0..=u8::MAX).filter(|byte| !is_printable(byte)).zip('\u{100}'..);

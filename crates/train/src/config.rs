@@ -58,7 +58,7 @@ pub struct TrainConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Stable Diffusion folder in diffusers' layout. Required.
+    /// A Stable Diffusion folder in diffusers' layout, or one file with the original names. Required.
     pub pretrained_model_name_or_path: Option<PathBuf>,
     /// A VAE's folder, or that of a model with one. Left out: the VAE of the Stable Diffusion folder.
     pub pretrained_vae_model_name_or_path: Option<PathBuf>,
@@ -99,19 +99,17 @@ impl Default for ModelSection {
 pub struct DataSection {
     /// The data set's folder or file. Exactly one of this and `dataset_name` is required.
     pub train_data_dir: Option<PathBuf>,
-    /// The data set's folder, under the reference's other name. Names on the Hub are not looked up.
+    /// The data set's folder, under the reference's other name.
     pub dataset_name: Option<PathBuf>,
     /// The configuration of the data set: one of its sub-folders. Left out: the folder itself.
     pub dataset_config_name: Option<String>,
     /// The split of the data set. Default: `train`, which is fixed in the reference.
     pub dataset_split: String,
-    /// A folder of hints that are named as the images of `train_data_dir` (kohya's name). Left out: the hints are in the
-    /// data set.
+    /// A folder of hints named as the images of `train_data_dir` (kohya's name). Left out: they are in the data set.
     pub conditioning_data_dir: Option<PathBuf>,
     /// Read rows as they come, for data sets of any size, instead of listing them all first. Default: false.
     pub streaming: bool,
-    /// With `streaming`: the next row is drawn from so many. Default: 1000, as `IterableDataset.shuffle` of Hugging Face's
-    /// `datasets` has it.
+    /// With `streaming`: the next row is drawn from so many. Default: 1000, as in Hugging Face's `IterableDataset.shuffle`.
     pub shuffle_buffer: NonZeroUsize,
     /// Leave out at most so many samples that cannot be read or decoded. Left out: a tenth of all, but one at least.
     pub max_bad_samples: Option<usize>,

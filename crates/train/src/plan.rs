@@ -74,7 +74,7 @@ pub struct TrainPlan {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ModelPlan {
-    /// A Stable Diffusion folder in diffusers' layout.
+    /// A Stable Diffusion folder in diffusers' layout, or one file with the original names.
     pub base: PathBuf,
     /// A VAE's folder, or that of a model with one, if not the base's own.
     pub vae: Option<PathBuf>,
@@ -111,7 +111,7 @@ pub enum ControlNetSource {
         /// Channels of the hint embedding; else those of the published ControlNets.
         hint_channels: Option<Vec<NonZeroUsize>>,
     },
-    /// A folder in diffusers' layout.
+    /// A folder in diffusers' layout, or a file.
     Folder(PathBuf),
 }
 

@@ -62,4 +62,12 @@ pub enum ConfigError {
         /// The largest one allowed.
         max: usize,
     },
+    /// A file without a config lacks a tensor from which the config would be read.
+    #[error("there is no tensor `{name}`, or it has not {n_dims} dimensions")]
+    NoTensor {
+        /// The tensor's name.
+        name: String,
+        /// Dimensions that it should have.
+        n_dims: usize,
+    },
 }

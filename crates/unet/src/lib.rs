@@ -14,8 +14,10 @@ mod error;
 mod flops;
 mod hint;
 mod keys;
+mod ldm;
 mod resample;
 mod resnet;
+mod shapes;
 mod stage;
 mod time;
 mod transformer;
@@ -32,4 +34,6 @@ pub use diffusers::{ControlNetJson, EncoderJson, PerStage, TransformerLayers, Un
 pub use error::ConfigError;
 pub use flops::PassSize;
 pub use keys::{ParameterGroup, RENAMES};
+pub use ldm::OriginalNames;
+pub use shapes::{Naming, ShapeOf};
 pub use unet::{Encoded, Unet};

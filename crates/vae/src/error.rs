@@ -50,4 +50,10 @@ pub enum ConfigError {
         /// The largest one allowed.
         max: usize,
     },
+    /// A file without a config lacks a tensor from which the config would be read.
+    #[error("there is no convolution `{name}`")]
+    NoTensor {
+        /// The tensor's name.
+        name: String,
+    },
 }

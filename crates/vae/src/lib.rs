@@ -13,6 +13,7 @@ mod encoder;
 mod error;
 mod gaussian;
 mod keys;
+mod ldm;
 mod tiling;
 
 pub use autoencoder::AutoencoderKl;

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::disk::Disk;
 use crate::error::{Malformed, WeightsError, is_pickle_name};
 use crate::pickle::{self, Pickles};
+use crate::places::Part;
 
 /// The bytes that hold the header's length.
 const LENGTH_BYTES: u64 = 8;
@@ -35,9 +36,13 @@ pub(crate) struct TensorEntry {
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: Dtype,
     place: Place,
+    /// Of the bytes at that place, those that come before this tensor's.
+    skipped: usize,
     bytes: usize,
     /// Which of the files.
     file: usize,
+    /// Whether `shape` is that of the matrix with rows and columns exchanged.
+    pub(crate) is_transposed: bool,
 }
 
 /// Where the bytes of a tensor are.
@@ -57,6 +62,31 @@ impl TensorEntry {
 
     pub(crate) fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
+    }
+
+    fn new(shape: Vec<usize>, dtype: Dtype, place: Place, bytes: usize, file: usize) -> Self {
+        Self { shape, dtype, place, skipped: 0, bytes, file, is_transposed: false }
+    }
+
+    /// A part of this tensor as a tensor; `None` if it cannot be cut so.
+    pub(crate) fn part(&self, part: Part) -> Option<Self> {
+        let mut entry = self.clone();
+        match part {
+            // A convolution fills a linear map as it is.
+            Part::Whole | Part::Pointwise => {}
+            Part::Transposed => {
+                let &[rows, columns] = self.shape.as_slice() else { return None };
+                entry.shape = vec![columns, rows];
+                entry.is_transposed = !self.is_transposed;
+            }
+            Part::Third(idx) => {
+                let rows = entry.shape.first_mut().filter(|rows| rows.is_multiple_of(3))?;
+                *rows /= 3;
+                entry.bytes /= 3;
+                entry.skipped += idx * entry.bytes;
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -88,7 +118,7 @@ impl Archive {
                     let (start, end) = info.data_offsets;
                     let place = Place::At(header.data_start + start as u64);
                     let (shape, dtype, bytes) = (info.shape.clone(), info.dtype, end - start);
-                    entries.push((name, TensorEntry { shape, dtype, place, bytes, file: index }));
+                    entries.push((name, TensorEntry::new(shape, dtype, place, bytes, index)));
                 }
                 self.metadata.extend(header.metadata.metadata().clone().unwrap_or_default());
             }
@@ -96,7 +126,7 @@ impl Archive {
                 for (name, tensor) in pickle::tensors(path)? {
                     let (shape, dtype) = (tensor.shape().to_vec(), pickle::dtype_of(&tensor));
                     let (bytes, place) = (tensor.byte_len(), Place::Pickled(tensor));
-                    entries.push((name, TensorEntry { shape, dtype, place, bytes, file: index }));
+                    entries.push((name, TensorEntry::new(shape, dtype, place, bytes, index)));
                 }
             }
             Err(error) => return Err(error),
@@ -118,14 +148,18 @@ impl Archive {
     }
 
     /// The bytes of one of our entries, row after row.
-    fn bytes(&self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
+    pub(crate) fn bytes(&self, entry: &TensorEntry) -> Result<Vec<u8>, WeightsError> {
         let (path, file) = &self.files[entry.file];
         let bytes = match &entry.place {
             Place::At(offset) => {
                 let mut bytes = vec![0; entry.bytes];
-                read_exact_at(file, &mut bytes, *offset).map(|()| bytes)
+                read_exact_at(file, &mut bytes, offset + entry.skipped as u64).map(|()| bytes)
             }
-            Place::Pickled(tensor) => tensor.read(),
+            Place::Pickled(tensor) => tensor.read().map(|mut bytes| {
+                bytes.drain(..entry.skipped);
+                bytes.truncate(entry.bytes);
+                bytes
+            }),
         };
         bytes.map_err(|source| WeightsError::Read { path: path.clone(), source })
     }
@@ -140,6 +174,7 @@ impl Archive {
             to_f32(&self.bytes(entry)?, entry.dtype, &mut values);
             return Ok(Some(values));
         };
+        offset += entry.skipped as u64;
         let (path, file) = &self.files[entry.file];
         let element_bytes = entry.dtype.bitsize() / 8;
         let mut piece = vec![0; entry.bytes.min(PIECE_ELEMENTS * element_bytes)];

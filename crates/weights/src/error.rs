@@ -110,6 +110,22 @@ pub enum WeightsError {
         /// The other.
         second: PathBuf,
     },
+    /// A number that f16 cannot hold.
+    #[error("tensor `{name}` holds {value}, which is too large for f16")]
+    OutOfRange {
+        /// The tensor.
+        name: String,
+        /// The number.
+        value: f32,
+    },
+    /// A file that was written and read back has other bytes.
+    #[error("tensor `{name}` of `{}` is not what was written", path.display())]
+    NotAsWritten {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor could not be fetched from its device.
     #[error("cannot read tensor `{name}` back from its device: {reason}")]
     ReadBack {
@@ -177,16 +193,16 @@ impl WeightsError {
             Self::NoWeights { found, .. } if found.iter().any(|name| is_pickle_name(name)) => {
                 Some(PICKLE_HINT.to_owned())
             }
-            Self::NoWeights { found, .. } if found.iter().any(|name| name.ends_with(".safetensors")) => {
-                Some("give the file itself, or the variant that is there (`fp16` of `model.fp16.safetensors`)".to_owned())
-            }
-            Self::WrongKind { found, .. } if found.contains("single-file") => Some(
-                "a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and \
-                 `save_pretrained(...)`"
+            Self::NoWeights { found, .. } if found.iter().any(|name| name.ends_with(".safetensors")) => Some(
+                "give the file itself, or the variant that is there (`fp16` of `model.fp16.safetensors`)"
                     .to_owned(),
             ),
-            Self::NoWeights { .. } => Some("the download or the copy is incomplete; fetch the folder again".to_owned()),
+            Self::NoWeights { .. } => {
+                Some("the download or the copy is incomplete; fetch the folder again".to_owned())
+            }
             Self::Json { source, .. } if source.is_eof() => Some(CUT_OFF_HINT.to_owned()),
+            Self::OutOfRange { .. } => Some("use bf16, which has the range of f32".to_owned()),
+            Self::NotAsWritten { .. } => Some("the disk may be damaged; write it elsewhere".to_owned()),
             Self::NotFound { .. } => Some("check the path; it starts at the current folder".to_owned()),
             _ => None,
         }

@@ -174,6 +174,17 @@ pub fn write_config<T: Serialize>(
     })
 }
 
+/// Writes a text file into a folder, beside its name, synced and renamed.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_text(dir: &Path, file: &str, text: &str, disk: &dyn Disk) -> Result<(), WeightsError> {
+    let path = dir.join(file);
+    write_atomically(disk, &path, |file| {
+        file.write_all(text.as_bytes()).map_err(|source| WeightsError::Write { path: path.clone(), source })
+    })
+}
+
 /// The class that a folder or a config says it is: diffusers' `_class_name`, else the first of transformers'
 /// `architectures`. `None` if there is no config or it does not say.
 ///
@@ -370,6 +381,7 @@ mod tests {
         ignore: &[],
         variant: None,
         pickles: Pickles::Refused,
+        places: None,
     };
 
     fn names(files: &WeightFiles) -> Vec<String> {
@@ -540,7 +552,6 @@ mod tests {
         fs::write(&single, "").unwrap();
         let err = PipelineFolder::open(&single, &["StableDiffusionPipeline"]).unwrap_err();
         assert!(err.to_string().contains("is a single-file checkpoint"), "{err}");
-        assert!(err.hint().unwrap().contains("from_single_file"));
         let absent = PipelineFolder::open(&dir.path().join("absent"), &["StableDiffusionPipeline"]);
         assert!(matches!(absent, Err(WeightsError::NotFound { .. })));
     }

@@ -29,8 +29,18 @@ pub enum ModelKind {
     TextEncoder,
     /// A whole Stable Diffusion in one file, with the names of the latent diffusion code.
     SingleFile,
+    /// An autoencoder with the names of its authors' code.
+    OriginalVae,
+    /// A UNet alone with the names of its authors' code.
+    OriginalUnet,
     /// A low-rank adapter.
     Lora,
+    /// A ControlNet-LLLite: small matrices beside the UNet's attention.
+    Lllite,
+    /// A T2I-Adapter.
+    T2iAdapter,
+    /// Learned embeddings of new words.
+    TextualInversion,
     /// None of these.
     Unknown,
 }
@@ -45,7 +55,12 @@ impl fmt::Display for ModelKind {
             Self::Vae => "an autoencoder (VAE)",
             Self::TextEncoder => "a CLIP text encoder",
             Self::SingleFile => "a single-file Stable Diffusion checkpoint",
+            Self::OriginalVae => "an autoencoder (VAE) with the original names",
+            Self::OriginalUnet => "a UNet with the original names",
             Self::Lora => "a LoRA",
+            Self::Lllite => "a ControlNet-LLLite",
+            Self::T2iAdapter => "a T2I-Adapter",
+            Self::TextualInversion => "a textual inversion",
             Self::Unknown => "of an unknown kind",
         })
     }
@@ -71,7 +86,7 @@ impl fmt::Display for BaseModel {
             Self::Sd1 => "Stable Diffusion 1.x",
             Self::Sd2 => "Stable Diffusion 2.x",
             Self::Sdxl => "Stable Diffusion XL",
-            Self::SdxlRefiner => "Stable Diffusion XL refiner",
+            Self::SdxlRefiner => "the refiner of Stable Diffusion XL",
         })
     }
 }
@@ -203,8 +218,21 @@ pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
         ModelKind::OriginalControlNet
     } else if any(&|name| name.starts_with("model.diffusion_model.")) {
         ModelKind::SingleFile
+    } else if any(&|name| name.starts_with("lllite_")) {
+        ModelKind::Lllite
     } else if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
         ModelKind::Lora
+    } else if has("input_blocks.0.0.weight") && has("out.2.weight") {
+        ModelKind::OriginalUnet
+    } else if any(&|name| name.ends_with("encoder.down.0.block.0.conv1.weight")) {
+        ModelKind::OriginalVae
+    } else if has("body.0.resnets.0.block1.weight")
+        || has("adapter.body.0.resnets.0.block1.weight")
+        || has("body.0.block1.weight")
+    {
+        ModelKind::T2iAdapter
+    } else if has("emb_params") || has("string_to_param.*") || has("clip_g") && entries.len() <= 2 {
+        ModelKind::TextualInversion
     } else if has("time_embedding.linear_1.weight") && any(&|name| name.starts_with("up_blocks.")) {
         ModelKind::Unet
     } else if has("encoder.conv_in.weight") && has("decoder.conv_in.weight") {
@@ -221,7 +249,14 @@ pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
         kind,
         base: base_of(kind, entries),
         in_channels: match kind {
-            ModelKind::Vae | ModelKind::TextEncoder | ModelKind::Lora | ModelKind::Unknown => None,
+            ModelKind::Vae
+            | ModelKind::OriginalVae
+            | ModelKind::TextEncoder
+            | ModelKind::Lora
+            | ModelKind::Lllite
+            | ModelKind::T2iAdapter
+            | ModelKind::TextualInversion
+            | ModelKind::Unknown => None,
             _ => input_channels(&[
                 "conv_in.weight",
                 "model.diffusion_model.input_blocks.0.0.weight",
@@ -265,6 +300,19 @@ fn base_of(kind: ModelKind, entries: &BTreeMap<String, TensorEntry>) -> Option<B
         // The small ControlNets of XL have no attention, but only XL embeds the picture's size.
         None if entries.contains_key("add_embedding.linear_1.weight") => Some(BaseModel::Sdxl),
         _ => None,
+    }
+}
+
+impl Report {
+    /// What it is, for an error about the wrong kind: "a LoRA (Stable Diffusion XL)".
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let for_inpainting = if self.in_channels == Some(9) { " for inpainting" } else { "" };
+        match (self.kind, self.base) {
+            (ModelKind::SingleFile, Some(BaseModel::SdxlRefiner)) => BaseModel::SdxlRefiner.to_string(),
+            (kind, Some(base)) => format!("{kind}{for_inpainting} ({base})"),
+            (kind, None) => format!("{kind}{for_inpainting}"),
+        }
     }
 }
 
@@ -382,6 +430,19 @@ mod tests {
                 ],
                 ModelKind::Lora,
                 Some(Sdxl),
+            ),
+            (vec![("lllite_unet_input_blocks_4_1.down.0.weight", vec![3])], ModelKind::Lllite, None),
+            (vec![("body.0.resnets.0.block1.weight", vec![3])], ModelKind::T2iAdapter, None),
+            (vec![("emb_params", vec![3, 768])], ModelKind::TextualInversion, None),
+            (
+                vec![("first_stage_model.encoder.down.0.block.0.conv1.weight", vec![3])],
+                ModelKind::OriginalVae,
+                None,
+            ),
+            (
+                vec![("input_blocks.0.0.weight", vec![4, 4, 3, 3]), ("out.2.weight", vec![4])],
+                ModelKind::OriginalUnet,
+                None,
             ),
             (vec![("weight", vec![3])], ModelKind::Unknown, None),
         ] {

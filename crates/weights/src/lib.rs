@@ -12,6 +12,8 @@ mod inspect;
 mod load;
 mod names;
 mod pickle;
+mod places;
+mod rewrite;
 mod save;
 mod tensors;
 #[cfg(test)]
@@ -21,9 +23,14 @@ pub use load::{LoadOptions, load};
 pub use names::{RenameError, Renames, names_and_shapes};
 pub use save::{SaveDtype, SaveOptions, save};
 
+pub use places::{Header, Part, Place, Places, read_header};
+
 pub use folder::{
     ComponentDir, PipelineFolder, WeightFiles, class_name, find_weights, read_config, write_config,
+    write_text,
 };
+
+pub use rewrite::{Network, rewrite};
 
 pub use inspect::{BaseModel, ModelKind, Report, inspect};
 

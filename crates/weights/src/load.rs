@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::vec;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -14,6 +13,7 @@ use crate::folder::WeightFiles;
 use crate::inspect::classify;
 use crate::names::{Renames, Slot, Walk, replace_fragments, slots};
 use crate::pickle::Pickles;
+use crate::places::Places;
 
 /// How a file's names meet a module's. The default is: exactly.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +32,8 @@ pub struct LoadOptions<'a> {
     pub variant: Option<&'a str>,
     /// Whether a pickled file is read.
     pub pickles: Pickles,
+    /// Where the tensors are in a file that names and cuts them otherwise; else, by their names.
+    pub places: Option<&'a Places>,
 }
 
 /// Fills a module with the tensors of a safetensors file or of a component folder (`config.json` beside weights,
@@ -48,12 +50,9 @@ pub struct LoadOptions<'a> {
 /// [`WeightsError::Mismatch`] lists every missing, unused, wrongly shaped and wrongly typed tensor; it is found from
 /// the header, before any weight is read. Other variants say what is wrong with the file or folder.
 pub fn load<M: Module>(module: M, path: &Path, options: &LoadOptions<'_>) -> Result<M, WeightsError> {
-    let files = WeightFiles::of(path, options.variant, options.pickles)?;
-    let archive = Archive::open(&files.paths, options.pickles)?;
     let slots = slots(&module, &options.renames);
     let expected = slots.iter().map(|(slot, shape)| (slot.name.clone(), shape.clone())).collect();
-    let sources = match_tensors(&expected, &archive.entries, options)
-        .map_err(|mismatch| WeightsError::Mismatch { path: path.to_owned(), mismatch: Box::new(mismatch) })?;
+    let (archive, sources) = open_matched(path, &expected, options)?;
     let coming = slots.into_iter().map(|(slot, _)| slot).collect::<Vec<_>>().into_iter();
     let walk = Walk::new(options.renames);
     let mut filler = Filler { walk, archive, sources, coming, ready: HashMap::new(), failure: None };
@@ -62,6 +61,22 @@ pub fn load<M: Module>(module: M, path: &Path, options: &LoadOptions<'_>) -> Res
         Some(failure) => Err(failure),
         None => Ok(module),
     }
+}
+
+/// Opens a file or component folder, and finds for each expected name the entry that fills it.
+pub(crate) fn open_matched(
+    path: &Path,
+    expected: &BTreeMap<String, Vec<usize>>,
+    options: &LoadOptions<'_>,
+) -> Result<(Archive, HashMap<String, TensorEntry>), WeightsError> {
+    let files = WeightFiles::of(path, options.variant, options.pickles)?;
+    let mut archive = Archive::open(&files.paths, options.pickles)?;
+    if let Some(places) = options.places {
+        archive.entries = places.rearrange(&archive.entries);
+    }
+    let sources = match_tensors(expected, &archive.entries, options)
+        .map_err(|mismatch| WeightsError::Mismatch { path: path.to_owned(), mismatch: Box::new(mismatch) })?;
+    Ok((archive, sources))
 }
 
 /// Finds for each expected name the entry that fills it.
@@ -97,6 +112,8 @@ fn match_tensors(
     let mut mistyped = Vec::new();
     for (name, shape) in expected {
         let Some(&source) = taken.get(name.as_str()) else {
+            let place = options.places.and_then(|places| places.places.get(name));
+            let name = place.map_or(name, |place| &place.name);
             missing.push(Missing { name: name.clone(), shape: shape.clone(), near: None });
             continue;
         };
@@ -172,7 +189,7 @@ struct Filler {
     archive: Archive,
     sources: HashMap<String, TensorEntry>,
     /// What is not read yet, in the order of the map.
-    coming: vec::IntoIter<Slot>,
+    coming: std::vec::IntoIter<Slot>,
     /// What was read ahead, in our layout.
     ready: HashMap<String, Vec<f32>>,
     /// A map cannot be stopped, so the first failure waits here and the rest of the module is left as it is.
@@ -204,7 +221,10 @@ impl Filler {
             let unsupported = || WeightsError::UnsupportedParameter { name: slot.name.clone() };
             let values = self.archive.read_f32(entry)?.ok_or_else(unsupported)?;
             let values = match entry.shape.as_slice() {
-                [d_out, d_in, ..] if slot.transposed => transpose(&values, *d_out, *d_in),
+                [d_in, d_out] if entry.is_transposed && !slot.transposed => transpose(&values, *d_out, *d_in),
+                [d_out, d_in, ..] if slot.transposed && !entry.is_transposed => {
+                    transpose(&values, *d_out, *d_in)
+                }
                 _ => values,
             };
             Ok((slot.name, values))
@@ -305,6 +325,7 @@ mod tests {
         ignore: &[],
         variant: None,
         pickles: Pickles::Refused,
+        places: None,
     };
 
     type Tensors = BTreeMap<String, TensorData>;

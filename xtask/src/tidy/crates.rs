@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pyrograph-weights", &[]),
     ("pyrograph-data", &[]),
     ("pyrograph-report", &[]),
+    ("pyrograph-hub", &[]),
     (
         "pyrograph-pipeline",
         &["pyrograph-unet", "pyrograph-vae", "pyrograph-text", "pyrograph-diffusion", "pyrograph-weights"],
@@ -45,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "pyrograph-pipeline",
             "pyrograph-train",
             "pyrograph-report",
+            "pyrograph-hub",
         ],
     ),
 ];
@@ -56,7 +58,7 @@ const OUTSIDE: [&str; 3] = ["pyrograph-tests", "tiny-base", "xtask"];
 const WITH_FEATURES: [&str; 2] = ["pyrograph", "pyrograph-kernels"];
 
 /// I2: crates that do not know tensors.
-const WITHOUT_BURN: [&str; 2] = ["pyrograph-data", "pyrograph-report"];
+const WITHOUT_BURN: [&str; 3] = ["pyrograph-data", "pyrograph-report", "pyrograph-hub"];
 
 fn packages(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let packages = metadata["packages"].as_array().into_iter().flatten();

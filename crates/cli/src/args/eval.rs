@@ -9,6 +9,7 @@ use pyrograph_pipeline::SamplerKind;
 
 use super::choice::choice;
 use super::generate::finite;
+use super::hub::HubArgs;
 use super::small::PickleArgs;
 
 const AFTER_HELP: &str = "\
@@ -22,14 +23,14 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, allow_negative_numbers = true)]
 pub(crate) struct EvalArgs {
-    /// A Stable Diffusion folder in diffusers' layout.
-    #[arg(long, value_name = "DIR")]
+    /// A Stable Diffusion folder in diffusers' layout, one file with the original names, or a name on the Hub.
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) base: PathBuf,
-    /// Another UNet's folder, as a run with --sd_locked=false writes it [default: that of the base].
-    #[arg(long, value_name = "DIR")]
+    /// Another UNet's folder, as a run with --sd_locked=false writes it, or its name on the Hub [default: that of the base].
+    #[arg(long, value_name = "DIR|NAME")]
     pub(crate) unet: Option<PathBuf>,
-    /// The ControlNet's folder in diffusers' layout.
-    #[arg(long, value_name = "DIR")]
+    /// The ControlNet's folder, file or name on the Hub.
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) controlnet: PathBuf,
     #[command(flatten)]
     pub(crate) pickles: PickleArgs,
@@ -72,4 +73,6 @@ pub(crate) struct EvalArgs {
     /// Tell the numbers as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }

@@ -13,6 +13,7 @@ use pyrograph_pipeline::{EncodeOptions, Precision, PromptSyntax, SamplerKind, St
 use pyrograph_train::Choice;
 
 use super::choice::{choice, named};
+use super::hub::HubArgs;
 use super::small::PickleArgs;
 use crate::backend;
 
@@ -34,6 +35,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
     /// Flags that were typed, not left to their defaults.
     #[arg(skip)]
     given: BTreeSet<String>,
@@ -59,18 +62,21 @@ impl GenerateArgs {
 /// What draws.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A Stable Diffusion folder in diffusers' layout.
-    #[arg(long, value_name = "DIR")]
+    /// A Stable Diffusion folder in diffusers' layout, one file with the original names, or a name on the Hub.
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) base: PathBuf,
-    /// Another UNet's folder, as a run with --sd_locked=false writes it [default: that of the base].
-    #[arg(long, value_name = "DIR")]
+    /// Another UNet's folder, as a run with --sd_locked=false writes it, or its name on the Hub [default: that of the base].
+    #[arg(long, value_name = "DIR|NAME")]
     pub(crate) unet: Option<PathBuf>,
-    /// Another VAE: its folder, or that of a model with one [default: that of the base].
-    #[arg(long, value_name = "DIR")]
+    /// Another VAE: its folder, file or name on the Hub, or that of a model with one [default: that of the base].
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) vae: Option<PathBuf>,
-    /// A ControlNet's folder in diffusers' layout; again for each further one. Without any, the prompt alone decides.
-    #[arg(long, value_name = "DIR")]
+    /// A ControlNet's folder, file or name on the Hub; again for each further one. Without any, the prompt alone decides.
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) controlnet: Vec<PathBuf>,
+    /// Read the base and the other VAE from weight files of this variant, such as fp16.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
     #[command(flatten)]
     pub(crate) pickles: PickleArgs,
 }

@@ -6,6 +6,7 @@ mod data;
 mod ema;
 mod eval;
 mod generate;
+mod hub;
 mod loss;
 mod memory;
 mod optimizer;
@@ -24,11 +25,13 @@ pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use data::{CheckArgs, CirclesArgs, DataArgs, DataCommand, HintArgs, StatsArgs, TokenizerArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{CanvasArgs, ControlArgs, FileArgs, GenerateArgs, PromptArgs};
+pub(crate) use hub::{HubArgs, PushArgs, PushVerbArgs, TokenArgs};
 pub(crate) use origin::Origin;
 pub(crate) use plan::PlanArgs;
 pub(crate) use reference::{Limit, UsageError};
 pub(crate) use small::{
-    CheckpointArgs, CheckpointCommand, DemoArgs, InitBaseArgs, InspectArgs, Preset, ReplayArgs,
+    CheckpointArgs, CheckpointCommand, ConvertArgs, DemoArgs, FileType, InitBaseArgs, InspectArgs, Names,
+    Preset, ReplayArgs,
 };
 pub(crate) use train::TrainArgs;
 
@@ -40,7 +43,8 @@ Examples:
   pyrograph data circles --count 500 --size 128 circles
   pyrograph init-base --preset tiny tiny-sd
   pyrograph train configs/quickstart.toml --output-dir out
-  pyrograph inspect out";
+  pyrograph inspect out
+  pyrograph convert out my-controlnet.safetensors --dtype f16";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -69,6 +73,8 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     Eval(EvalArgs),
     Inspect(InspectArgs),
+    Convert(ConvertArgs),
+    Push(PushVerbArgs),
     InitBase(InitBaseArgs),
     Data(DataArgs),
     Demo(DemoArgs),
@@ -102,7 +108,8 @@ impl OutputArgs {
             (true, _) => "error",
             (false, 0) => "warn,pyrograph=info",
             (false, 1) => "info,pyrograph=debug",
-            (false, _) => "trace",
+            // With more, the HTTP client writes headers down, and a token with them.
+            (false, _) => "trace,ureq=info,ureq_proto=info,rustls=info",
         }
     }
 }

@@ -15,12 +15,24 @@ pub(crate) enum UsageError {
     /// It would change the result, or leave out something that was asked for.
     #[error("`--{flag}` is not supported")]
     Unsupported { flag: String, hint: &'static str },
-    /// A name on the Hub, where a folder is needed.
+    /// Neither there nor a name on the Hub.
     #[error("`--{flag}`: `{name}` is not a folder")]
     NotAFolder { flag: &'static str, name: String },
+    /// An upload without a token.
+    #[error("to upload, the Hub must know who does")]
+    NoTokenToPush,
+    /// A name that no repository can have.
+    #[error("`{name}` is no name of a repository")]
+    NotAName { name: String },
+    /// A folder without a trained ControlNet.
+    #[error("`{}` has no `config.json`: there is nothing to upload", dir.display())]
+    NothingToPush { dir: PathBuf },
     /// A file where a folder is needed.
     #[error("`--{flag}`: `{}` is a file, not a folder", path.display())]
     IsAFile { flag: &'static str, path: PathBuf },
+    /// Something that `convert` would write over.
+    #[error("`{}` already exists", path.display())]
+    OutputExists { path: PathBuf },
     /// A folder that `demo` would mix its files into.
     #[error("`{}` already exists and is not an empty folder", path.display())]
     DemoFolderNotEmpty { path: PathBuf },
@@ -84,18 +96,20 @@ impl UsageError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Unsupported { hint, .. } => Some((*hint).to_owned()),
-            Self::NotAFolder { name, .. } => Some(if is_hub_name(name) {
-                format!(
-                    "nothing is downloaded; to fetch it from the Hub, run `hf download {name} --local-dir DIR`"
-                )
-            } else {
-                "nothing is downloaded; check the path".to_owned()
-            }),
-            Self::IsAFile { .. } => Some(
-                "a folder in diffusers' layout is needed; diffusers writes one with `from_single_file(...)` and \
-                 `save_pretrained(...)`"
-                    .to_owned(),
-            ),
+            Self::IsAFile { .. } => None,
+            Self::OutputExists { .. } => Some("give another name, or `--force` to write over it".to_owned()),
+            Self::NotAFolder { .. } => {
+                Some("check the path; a name on the Hub has an owner: `owner/name`".to_owned())
+            }
+            Self::NoTokenToPush => {
+                Some("set HF_TOKEN to a token that may write, or run `hf auth login` once".to_owned())
+            }
+            Self::NotAName { .. } => {
+                Some("give `--hub_model_id` as `owner/name`, of letters, digits, `-`, `_` and `.`".to_owned())
+            }
+            Self::NothingToPush { .. } => {
+                Some("give the output folder of a run that is finished".to_owned())
+            }
             Self::DemoFolderNotEmpty { .. } => {
                 Some("name another folder: `pyrograph demo FOLDER`, or delete this one".to_owned())
             }
@@ -143,11 +157,6 @@ fn nets(names: &[String]) -> String {
     }
 }
 
-/// Whether a name looks like `owner/model` rather than like a path.
-fn is_hub_name(name: &str) -> bool {
-    name.split('/').count() == 2 && !name.starts_with(['/', '.', '~']) && !name.ends_with('/')
-}
-
 /// Flags that are there for compatibility; see [`ReferenceArgs::check`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Accepted from the reference scripts, without effect or refused")]
@@ -167,18 +176,6 @@ pub(crate) struct ReferenceArgs {
     /// No effect: images are decoded beside the device in any case.
     #[arg(long, hide_short_help = true)]
     enable_mindspore_data_sink: bool,
-    /// No effect: models and data are local folders.
-    #[arg(long, hide_short_help = true, value_name = "NAME")]
-    revision: Option<String>,
-    /// No effect: models and data are local folders.
-    #[arg(long, hide_short_help = true, value_name = "TOKEN")]
-    hub_token: Option<String>,
-    /// No effect: nothing is uploaded.
-    #[arg(long, hide_short_help = true, value_name = "NAME")]
-    hub_model_id: Option<String>,
-    /// Refused: upload the output folder after the run.
-    #[arg(long, hide_short_help = true)]
-    push_to_hub: bool,
     /// Refused: a run has one device.
     #[arg(long, hide_short_help = true)]
     distributed: bool,
@@ -200,19 +197,15 @@ impl ReferenceArgs {
     }
 
     fn refused(&self) -> Option<(String, &'static str)> {
-        let refused = [
-            (self.push_to_hub, "push_to_hub", "leave it out, and upload the output folder after the run"),
-            (
-                self.distributed,
-                "distributed",
-                "leave it out: a run has one device; --gradient_accumulation_steps makes a batch as large",
-            ),
-        ];
+        let refused = [(
+            self.distributed,
+            "distributed",
+            "leave it out: a run has one device; --gradient_accumulation_steps makes a batch as large",
+        )];
         refused.into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, hint)| (flag.to_owned(), hint))
     }
 
     fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let local = "models and data are local folders";
         let attention = "attention never stores its scores anyway";
         [
             (
@@ -228,9 +221,6 @@ impl ReferenceArgs {
                 "enable_mindspore_data_sink",
                 "images are decoded beside the device in any case",
             ),
-            (self.revision.is_some(), "revision", local),
-            (self.hub_token.is_some(), "hub_token", local),
-            (self.hub_model_id.is_some(), "hub_model_id", "nothing is uploaded"),
         ]
         .into_iter()
         .filter(|(is_given, ..)| *is_given)
@@ -256,17 +246,15 @@ mod tests {
 
     #[test]
     fn what_would_change_the_result_is_refused() {
-        for argv in [&["--push-to-hub"][..], &["--distributed"]] {
-            let error = reference(argv).check().expect_err(argv[0]);
-            assert!(error.hint().is_some(), "{error}");
-        }
+        let error = reference(&["--distributed"]).check().expect_err("it is refused");
+        assert!(error.hint().is_some(), "{error}");
     }
 
     #[test]
     fn what_cannot_change_the_result_is_accepted_with_a_reason() {
-        let given = reference(&["--allow-tf32", "--revision", "main"]);
+        let given = reference(&["--allow-tf32", "--set-grads-to-none"]);
         assert!(given.check().is_ok());
         let flags: Vec<_> = given.without_effect().map(|(flag, _)| flag).collect();
-        assert_eq!(flags, ["allow_tf32", "revision"]);
+        assert_eq!(flags, ["set_grads_to_none", "allow_tf32"]);
     }
 }

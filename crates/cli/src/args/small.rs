@@ -6,16 +6,20 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use pyrograph_weights::Pickles;
 
+use super::hub::HubArgs;
+
 /// Say what a model file or folder is.
 ///
 /// Only headers and configs are read, never the weights.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A safetensors file, a component's folder, or a folder with `model_index.json`.
-    #[arg(value_name = "FILE|DIR")]
+    /// A safetensors file, a component's folder, a folder with `model_index.json`, or a model's name on the Hub.
+    #[arg(value_name = "FILE|DIR|NAME")]
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) pickles: PickleArgs,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 /// Whether files that can run programs in Python are read.
@@ -30,6 +34,54 @@ impl PickleArgs {
     pub(crate) fn policy(&self) -> Pickles {
         self.allow_pickle.into()
     }
+}
+
+/// Write a model under other names: a base folder as one file with the original names or the other way round, a ControlNet as
+/// a file with either names.
+///
+/// Every tensor is read back and compared before it is called done. A1111 and ComfyUI read the files.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// A base model's or ControlNet's folder or file.
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) input: PathBuf,
+    /// A file that ends in `.safetensors`; or a folder in diffusers' layout.
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) output: PathBuf,
+    /// The names of the output [default: those that the input does not have].
+    #[arg(long, value_enum, value_name = "NAMES")]
+    pub(crate) to: Option<Names>,
+    /// The element type of the output [default: that of each tensor].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) dtype: Option<FileType>,
+    /// The title in the file's metadata [default: the file's name].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) title: Option<String>,
+    /// Write over a file that is there, or into a folder that is not empty.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) pickles: PickleArgs,
+}
+
+/// How tensors are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    /// As diffusers calls them.
+    Diffusers,
+    /// As the models' authors call them.
+    Original,
+}
+
+/// An element type of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileType {
+    /// 32 bits.
+    F32,
+    /// 16 bits with 10 of fraction.
+    F16,
+    /// 16 bits with the range of f32.
+    Bf16,
 }
 
 /// Make a step of a run again, with the same samples, timesteps and noise, and tell what happened in it.

@@ -13,6 +13,7 @@ use pyrograph_train::{
 
 use super::choice::{choice, named};
 use super::ema::EmaArgs;
+use super::hub::{HubArgs, PushArgs};
 use super::loss::LossArgs;
 use super::memory::MemoryArgs;
 use super::optimizer::OptimizerArgs;
@@ -71,26 +72,34 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
+    pub(crate) hub: HubArgs,
+    /// Upload the trained ControlNet with its model card.
+    #[arg(long, help_heading = "Hub")]
+    pub(crate) push_to_hub: bool,
+    #[command(flatten)]
+    pub(crate) push: PushArgs,
+    #[command(flatten)]
     reference: ReferenceArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 struct ModelArgs {
-    /// A Stable Diffusion folder in diffusers' layout [required, here or in the preset].
-    #[arg(long, value_name = "DIR")]
+    /// A Stable Diffusion folder in diffusers' layout, one file with the original names, or a name on the Hub [required, here
+    /// or in the preset].
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pretrained_model_name_or_path: Option<PathBuf>,
-    /// Another VAE: its folder, or that of a model with one [default: the VAE of the Stable Diffusion folder].
-    #[arg(long, value_name = "DIR")]
+    /// Another VAE: its folder, file or name on the Hub, or that of a model with one [default: the base model's].
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pretrained_vae_model_name_or_path: Option<PathBuf>,
-    /// The ControlNet to start from [default: a new one made from the UNet].
-    #[arg(long, value_name = "DIR")]
+    /// The ControlNet to start from, a folder, a file or a name on the Hub [default: a new one made from the UNet].
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     controlnet_model_name_or_path: Option<PathBuf>,
     /// Channels of a new ControlNet's hint embedding, finest level first [default: 16 32 96 256].
     #[arg(long, num_args = 1.., value_name = "N")]
     conditioning_embedding_out_channels: Option<Vec<NonZeroUsize>>,
-    /// The tokenizer's folder [default: that of the Stable Diffusion folder].
-    #[arg(long, value_name = "DIR")]
+    /// The tokenizer's folder or name on the Hub [default: that of the Stable Diffusion folder].
+    #[arg(long, value_name = "DIR|NAME")]
     tokenizer_name: Option<PathBuf>,
     /// Read the frozen models from weight files of this variant, such as fp16.
     #[arg(long)]
@@ -109,8 +118,8 @@ struct DataArgs {
     /// The data set: a folder or a file of any layout that is read [required, here or in the preset].
     #[arg(long, value_name = "PATH")]
     train_data_dir: Option<PathBuf>,
-    /// The same under the reference's other name; the Hub is not searched.
-    #[arg(long, value_name = "DIR")]
+    /// The same, or its name on the Hub.
+    #[arg(long, value_name = "DIR|NAME")]
     dataset_name: Option<PathBuf>,
     /// The configuration of the data set: one of its sub-folders.
     #[arg(long, value_name = "NAME")]
@@ -318,6 +327,9 @@ impl TrainArgs {
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         if let Some(trackers) = &self.report.report_to {
             trackers.tell();
+        }
+        if self.push.hub_model_id.is_some() && !self.push_to_hub {
+            tracing::warn!("--hub_model_id has no effect: without --push_to_hub nothing is uploaded");
         }
         self.reference.check()
     }

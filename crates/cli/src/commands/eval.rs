@@ -10,6 +10,7 @@ use pyrograph_train::{Fidelity, FidelityOptions, FidelityScores, TrainError, mea
 use super::generate::check_folder;
 use super::trained_side;
 use crate::args::{EvalArgs, LogFormat, OutputArgs};
+use crate::hub::{CONTROLNET, Folders};
 use crate::{backend, progress};
 
 pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
@@ -22,16 +23,15 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let columns = Columns::default();
     let columns = if args.hint.is_some() { Columns { hint: None, ..columns } } else { columns };
     let dataset = Dataset::open(&args.data, &columns)?;
-    let (controlnet, controlnet_config) = load_controlnet(&args.controlnet, args.pickles.policy(), &device)?;
-    let bundle = Bundle::open(
-        &args.base,
-        &BundleOptions {
-            unet: args.unet.as_deref(),
-            pickles: args.pickles.policy(),
-            ..BundleOptions::default()
-        },
-        &device,
-    )?;
+    let pickles = args.pickles.policy();
+    let folders = Folders::new(&args.hub, pickles, output);
+    let controlnet = folders.part(&args.controlnet, CONTROLNET, None)?;
+    let unet = args.unet.as_ref().map(|path| folders.part(path, "unet", None)).transpose()?;
+    let without: &[&str] = if unet.is_some() { &["unet"] } else { &[] };
+    let base = folders.base(&args.base, None, without)?;
+    let (controlnet, controlnet_config) = load_controlnet(&controlnet, pickles, &device)?;
+    let options = BundleOptions { unet: unet.as_deref(), pickles, ..BundleOptions::default() };
+    let bundle = Bundle::open(&base, &options, &device)?;
     bundle.check_controlnet(&controlnet_config)?;
     let options = FidelityOptions {
         kind: args.kind,

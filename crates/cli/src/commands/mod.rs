@@ -2,6 +2,7 @@
 
 mod bench;
 mod checkpoint;
+mod convert;
 mod data;
 mod demo;
 mod eval;
@@ -9,6 +10,7 @@ mod generate;
 mod init_base;
 mod inspect;
 mod plan;
+mod push;
 mod replay;
 mod train;
 
@@ -17,6 +19,7 @@ use pyrograph_pipeline::Bundle;
 
 pub(crate) use bench::bench;
 pub(crate) use checkpoint::checkpoint;
+pub(crate) use convert::convert;
 pub(crate) use data::data;
 pub(crate) use demo::demo;
 pub(crate) use eval::eval;
@@ -24,6 +27,7 @@ pub(crate) use generate::generate;
 pub(crate) use init_base::init_base;
 pub(crate) use inspect::inspect;
 pub(crate) use plan::plan;
+pub(crate) use push::push;
 pub(crate) use replay::replay;
 pub(crate) use train::train;
 

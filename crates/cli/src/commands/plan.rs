@@ -10,14 +10,14 @@ use serde_json::json;
 use sysinfo::{CGroupLimits, MemoryRefreshKind, RefreshKind, System};
 
 use super::train::{plan_of, print_config};
-use crate::args::{Limit, PlanArgs, TrainArgs, UsageError};
+use crate::args::{Limit, OutputArgs, PlanArgs, TrainArgs, UsageError};
 use crate::backend;
 
 /// A prediction is good to 15 %, so a run that leaves less may be too large.
 const SAFE_PERCENT: u64 = 85;
 
-pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
-    let planned = Planned::new(&args.train, plan_of(&args.train)?)?;
+pub(crate) fn plan(args: &PlanArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let planned = Planned::new(&args.train, plan_of(&args.train, output)?)?;
     if args.train.print_config {
         return print_config(planned.accepted()?.0);
     }

@@ -19,6 +19,8 @@ pub(super) trait Files: Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Root {
     folder: PathBuf,
+    /// Of a snapshot in the Hub's cache: where its files are, to which it has only links.
+    blobs: Option<PathBuf>,
 }
 
 impl Root {
@@ -26,7 +28,8 @@ impl Root {
     pub(super) fn new(folder: &Path) -> Result<Self, DataError> {
         let folder =
             folder.canonicalize().map_err(|source| DataError::Read { path: folder.to_owned(), source })?;
-        Ok(Self { folder })
+        let blobs = blobs_of(&folder);
+        Ok(Self { folder, blobs })
     }
 
     /// The folder that a file is in.
@@ -41,7 +44,8 @@ impl Root {
         let Ok(real) = path.canonicalize() else {
             return Err(DataError::MissingFile { path });
         };
-        if !real.starts_with(&self.folder) {
+        let is_blob = self.blobs.is_some() && real.parent() == self.blobs.as_deref();
+        if !real.starts_with(&self.folder) && !is_blob {
             return Err(DataError::UnsafePath { path: relative.to_owned(), fault: PathFault::LinkOutside });
         }
         // A pipe or a device would block its reader for ever.
@@ -50,6 +54,15 @@ impl Root {
         }
         Ok(real)
     }
+}
+
+/// `REPOSITORY/blobs` for `REPOSITORY/snapshots/COMMIT` and what is in it.
+fn blobs_of(folder: &Path) -> Option<PathBuf> {
+    let snapshots = folder
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"))?;
+    Some(snapshots.parent()?.join("blobs")).filter(|blobs| blobs.is_dir())
 }
 
 impl Files for Root {
@@ -88,4 +101,35 @@ fn spelling_fault(relative: &str) -> Option<PathFault> {
         Component::ParentDir => Some(PathFault::Parent),
         Component::RootDir | Component::Prefix(_) => Some(PathFault::Absolute),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_snapshot_of_the_hubs_cache_has_links_to_its_own_files_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path().join("datasets--org--circles");
+        let train = repo.join("snapshots/0123/train");
+        for folder in [&train, &repo.join("blobs/below")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        for file in [&repo.join("blobs/hash"), &repo.join("blobs/below/hash"), &dir.path().join("secret")] {
+            std::fs::write(file, "").unwrap();
+        }
+        let root = Root::new(&train).unwrap();
+        let link = |name: &str, to: &str| {
+            std::os::unix::fs::symlink(to, train.join(name)).unwrap();
+            root.file(name)
+        };
+        assert!(link("a.png", "../../../blobs/hash").unwrap().ends_with("blobs/hash"));
+        for (name, to) in [("b.png", "../../../blobs/below/hash"), ("c.png", "../../../../secret")] {
+            assert!(matches!(
+                link(name, to),
+                Err(DataError::UnsafePath { fault: PathFault::LinkOutside, .. })
+            ));
+        }
+    }
 }

@@ -48,7 +48,7 @@ impl RunSize {
     pub fn read(plan: &TrainPlan, device: &Device) -> Result<Self, TrainError> {
         let data = plan.open_data()?;
         let configs =
-            BundleConfigs::open(&plan.model.base, plan.model.vae.as_deref()).map_err(TrainError::Pipeline)?;
+            BundleConfigs::open(&plan.model.base, &plan.model.options()).map_err(TrainError::Pipeline)?;
         Self::of(configs, &data, plan, device)
     }
 
@@ -63,7 +63,9 @@ impl RunSize {
         device: &Device,
     ) -> Result<Self, TrainError> {
         let controlnet = match &plan.model.controlnet {
-            ControlNetSource::Folder(path) => controlnet_config(path).map_err(TrainError::Pipeline)?,
+            ControlNetSource::Folder(path) => {
+                controlnet_config(path, plan.model.pickles).map_err(TrainError::Pipeline)?
+            }
             ControlNetSource::FromUnet { hint_channels } => ControlNetConfig {
                 hint: hint_config(hint_channels.as_deref(), configs.vae.pixels_per_latent())?,
                 ..ControlNetConfig::for_unet(&configs.unet)

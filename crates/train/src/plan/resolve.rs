@@ -34,7 +34,7 @@ impl TryFrom<TrainConfig> for TrainPlan {
         require_share_of_empty_prompts(&data)?;
         let validation = validation_plan(&validation)?;
         let evaluation = evaluation_plan(&evaluation, &validation)?;
-        let data = data_plan(data, dir, &model.base)?;
+        let data = data_plan(data, dir, &model)?;
         let cache = cache_plan(cache)?;
         let length =
             schedule.max_train_steps.map_or(Length::Epochs(schedule.num_train_epochs), Length::Steps);
@@ -105,7 +105,7 @@ fn require_share_of_empty_prompts(section: &DataSection) -> Result<(), PlanError
     if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(PlanError::EmptyPromptsOutOfRange { value }) }
 }
 
-fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan, PlanError> {
+fn data_plan(section: DataSection, dir: PathBuf, model: &ModelPlan) -> Result<DataPlan, PlanError> {
     if section.streaming && section.aspect_buckets {
         return Err(PlanError::StreamedBuckets);
     }
@@ -134,7 +134,7 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
             buckets: section.aspect_buckets.then_some(step),
             crop: if section.random_crop { Crop::Random } else { Crop::Center },
             flip: if section.random_flip { Flip::Random } else { Flip::Never },
-            interpolation: section.image_interpolation_mode.unwrap_or_else(|| usual_interpolation(base)),
+            interpolation: section.image_interpolation_mode.unwrap_or_else(|| usual_interpolation(model)),
             hint: section.hint,
         },
         sizes: match (section.crops_coords_top_left_h, section.crops_coords_top_left_w) {
@@ -148,8 +148,8 @@ fn data_plan(section: DataSection, dir: PathBuf, base: &Path) -> Result<DataPlan
 }
 
 /// The filter of the reference's script for such a base model. If there is none, that is told where it is opened.
-fn usual_interpolation(base: &Path) -> Interpolation {
-    if is_xl(base) { Interpolation::Lanczos } else { Interpolation::Bilinear }
+fn usual_interpolation(model: &ModelPlan) -> Interpolation {
+    if is_xl(&model.base, model.pickles) { Interpolation::Lanczos } else { Interpolation::Bilinear }
 }
 
 fn cache_plan(section: CacheSection) -> Result<CachePlan, PlanError> {

@@ -21,7 +21,7 @@ use crate::{backend, progress};
 pub(super) use self::output::check_folder;
 
 pub(crate) fn generate(args: &GenerateArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let args = &with_picture(args.clone())?;
+    let args = &with_picture(models::with_folders(args.clone(), output)?)?;
     let device = backend::open()?;
     // The small things first: a mistake in them is found before gigabytes are read.
     let pictures = Pictures::new(&args.prompts)?;

@@ -9,6 +9,7 @@ use pyrograph_pipeline::{
 };
 
 use crate::args::{GenerateArgs, UsageError};
+use crate::hub::name_of;
 
 const STEPS: &str = "Steps";
 const GUIDANCE_SCALE: &str = "CFG scale";
@@ -108,7 +109,9 @@ impl Settings<'_> {
         let EncodeOptions { syntax, clip_skip } = self.args.prompts.encoding();
         match clip_skip {
             0 => {}
-            _ if is_xl(&self.args.models.base) => infotext.set(CLIP_SKIP_XL, clip_skip),
+            _ if is_xl(&self.args.models.base, self.args.models.pickles.policy()) => {
+                infotext.set(CLIP_SKIP_XL, clip_skip);
+            }
             _ => infotext.set(CLIP_SKIP, clip_skip + 1),
         }
         if syntax == PromptSyntax::Plain {
@@ -176,7 +179,7 @@ fn take_prompts(args: &mut GenerateArgs, picture: &Infotext) -> Result<(), Pipel
         args.prompts.negative_prompt_2 = second(NEGATIVE_PROMPT_2);
     }
     if !args.is_given("clip_skip") {
-        args.prompts.clip_skip = match is_xl(&args.models.base) {
+        args.prompts.clip_skip = match is_xl(&args.models.base, args.models.pickles.policy()) {
             true => picture.number(CLIP_SKIP_XL)?.unwrap_or(0),
             false => picture.number::<usize>(CLIP_SKIP)?.unwrap_or(1).saturating_sub(1),
         };
@@ -234,5 +237,5 @@ fn take_canvas(args: &mut GenerateArgs, picture: &Infotext) -> anyhow::Result<()
 /// The last part of a path, and nothing of where it lies.
 fn name(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned()
+    name_of(&whole)
 }
