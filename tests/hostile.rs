@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use pyrograph::backend;
-use pyrograph_fuzz::{NUMBERS, config_json, pickle, preset_toml, put_number, safetensors, tokenizer};
+use pyrograph_fuzz::{
+    NUMBERS, config_json, metadata, pickle, preset_toml, put_number, safetensors, shard, tokenizer,
+};
 use pyrograph_weights::{WeightsError, load_pickled_tensors};
 
 /// Reads each file of a folder as it is, cut short, and with each number in it exchanged: none may end the process.
@@ -80,4 +82,26 @@ fn safetensors_that_lie_are_refused() {
 #[test]
 fn tokenizers_with_absurd_numbers_are_refused() {
     check(&seeds("tokenizer"), tokenizer);
+}
+
+#[test]
+fn rows_of_a_table_lead_to_files_of_its_folder_or_are_refused() {
+    check(&seeds("metadata"), metadata);
+}
+
+#[test]
+fn files_of_many_samples_cut_off_or_changed_anywhere_are_refused_or_read() {
+    for entry in fs::read_dir(seeds("shard")).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        shard(&bytes);
+        // All places take a minute.
+        for place in (0..bytes.len()).step_by(31) {
+            shard(&bytes[..place]);
+            for value in [0, 0x7f, 0xff] {
+                let mut changed = bytes.clone();
+                changed[place] = value;
+                shard(&changed);
+            }
+        }
+    }
 }

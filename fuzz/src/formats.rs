@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use pyrograph_data::{Dataset, SourceOptions};
 use pyrograph_diffusion::{Sampler, SamplerKind, SchedulerJson};
 use pyrograph_text::{ClipTextConfig, ClipTextJson, ClipTokenizer, parse_weighted};
 use pyrograph_train::{TrainConfig, TrainPlan};
@@ -106,6 +107,46 @@ pub fn tokenizer(bytes: &[u8]) {
         if tokenizer.check_fits(&ClipTextConfig::clip_l()).is_ok() {
             let _ = tokenizer.encode(&prompt);
             let _ = tokenizer.chunks(&parse_weighted(&prompt));
+        }
+    });
+}
+
+/// The rows of a table: JSON lines, comma-separated values, fill50k's `prompt.json`. Beside it are the pictures `a.png` and `b.png`, and
+/// what a row leads to out of the folder must not be among its samples.
+///
+/// # Panics
+/// If a sample is a file of another folder.
+pub fn metadata(bytes: &[u8]) {
+    const PICTURE: &[u8] = b"not decoded";
+    for table in ["rows.jsonl", "rows.csv", "metadata.jsonl", "metadata.csv", "prompt.json"] {
+        with_files(&[("a.png", PICTURE), ("b.png", PICTURE), (table, bytes)], |folder| {
+            let path = if table.starts_with("rows") { folder.join(table) } else { folder.to_owned() };
+            let survey = Dataset::survey(&path, &SourceOptions::default());
+            let real = folder.canonicalize().expect("the folder is there");
+            for sample in survey.iter().flat_map(|survey| &survey.rows).flatten() {
+                for file in [&sample.image, &sample.hint].into_iter().filter_map(|content| content.file()) {
+                    let file = file.canonicalize().expect("the file of a sample is there");
+                    assert!(file.starts_with(&real), "{} is not in {}", file.display(), real.display());
+                }
+            }
+            fs::remove_file(folder.join(table)).expect("the file can be deleted");
+        });
+    }
+}
+
+/// A file of many samples: Parquet, Arrow, zip or tar, by its first bytes. What is found in it is read, but not decoded.
+pub fn shard(bytes: &[u8]) {
+    let name = match bytes {
+        [b'P', b'A', b'R', b'1', ..] => "rows.parquet",
+        [0xff, 0xff, 0xff, 0xff, ..] | [b'A', b'R', b'R', b'O', b'W', ..] => "rows.arrow",
+        [b'P', b'K', ..] => "rows.zip",
+        _ => "rows.tar",
+    };
+    with_files(&[(name, bytes)], |folder| {
+        let survey = Dataset::survey(&folder.join(name), &SourceOptions::default());
+        for sample in survey.iter().flat_map(|survey| &survey.rows).flatten() {
+            let _ = sample.image.read();
+            let _ = sample.hint.read();
         }
     });
 }

@@ -6,5 +6,5 @@
 mod formats;
 mod numbers;
 
-pub use formats::{config_json, pickle, preset_toml, safetensors, tokenizer};
+pub use formats::{config_json, metadata, pickle, preset_toml, safetensors, shard, tokenizer};
 pub use numbers::{NUMBERS, put_number};

@@ -290,3 +290,36 @@ fn a_clean_data_set_has_no_fault_and_its_numbers_are_told() {
     "#]]
     .assert_eq(&desk.done("data stats circles --resolution=64"));
 }
+
+#[test]
+fn a_data_set_that_was_packed_trains_as_the_folder_it_was_made_of() {
+    let desk = Desk::new();
+    let metadata = fs::read_to_string(desk.path("circles/train/metadata.jsonl")).unwrap();
+    desk.write("circles/train/metadata.jsonl", metadata + "no row\n");
+    assert_eq!(desk.run("data build circles packed").code, Some(2));
+    assert!(!desk.path("packed").exists());
+
+    desk.write("circles/quarantine.txt", "train/metadata.jsonl:6\tno JSON\n");
+    desk.done("data build circles packed");
+    desk.done("data build circles archives --format=tar --shard_size=1B");
+    let shards = names(&desk.path("archives/data"));
+    assert_eq!((shards.len(), shards[0].as_str()), (5, "train-00000-of-00005.tar"));
+    desk.refuses(
+        "data build circles archives",
+        expect![[r#"
+             INFO 1 rows are left out: circles/quarantine.txt
+            error: `archives` already exists and is not an empty folder
+
+            hint: give a folder that does not exist yet
+        "#]],
+    );
+    for data in ["packed", "archives"] {
+        let finished = desk.run(&format!("data check {data} --resolution=32"));
+        assert_eq!(finished.code, Some(0), "{}", finished.stdout);
+        let train = format!("{TRAIN} --train_data_dir={data} --max_train_steps=2 --num_eval_samples=0");
+        let finished = desk.run(&train);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(finished.stderr.contains("Num examples = 5\n"), "{}", finished.stderr);
+        fs::remove_dir_all(desk.path("out")).unwrap();
+    }
+}

@@ -6,12 +6,13 @@
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use crate::colors::Palette;
 use crate::error::DataError;
 use crate::geometry::Side;
+use crate::new_folder::{cannot_write, write_new_folder};
 use crate::picture::save_png;
 use crate::random::{self, Purpose};
 use crate::shapes::{Figure, Ground, Scene, SceneOptions};
@@ -36,40 +37,7 @@ pub struct Circles {
 /// # Errors
 /// [`DataError::OutputNotEmpty`], and what the file system refuses.
 pub fn generate_circles(circles: &Circles, out: &Path) -> Result<(), DataError> {
-    let is_free = match fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(_) => fs::symlink_metadata(out).is_err(),
-    };
-    if !is_free {
-        return Err(DataError::OutputNotEmpty { path: out.to_owned() });
-    }
-    let out = &std::path::absolute(out).map_err(cannot_write(out))?;
-    let partial = partial_path(out);
-    if let Some(parent) = out.parent() {
-        fs::create_dir_all(parent).map_err(cannot_write(parent))?;
-    }
-    // Fails if it is there: whatever is removed below was made by this call.
-    fs::create_dir(&partial).map_err(cannot_write(&partial))?;
-    let result = write(circles, &partial).and_then(|()| {
-        // An empty folder at the place is only in the way on some systems.
-        let _ = fs::remove_dir(out);
-        fs::rename(&partial, out).map_err(cannot_write(out))
-    });
-    if result.is_err() {
-        let _ = fs::remove_dir_all(&partial);
-    }
-    result
-}
-
-/// A name of its own beside `out`, so that the rename does not cross file systems.
-fn partial_path(out: &Path) -> PathBuf {
-    let mut name = out.components().as_path().to_owned().into_os_string();
-    name.push(format!(".partial-{}", std::process::id()));
-    name.into()
-}
-
-fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
-    move |source| DataError::Write { path: path.to_owned(), source }
+    write_new_folder(out, |folder| write(circles, folder))
 }
 
 fn write(circles: &Circles, out: &Path) -> Result<(), DataError> {

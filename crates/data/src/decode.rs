@@ -56,6 +56,10 @@ impl<'a> EncodedPicture<'a> {
         &self.bytes
     }
 
+    pub(crate) fn into_bytes(self) -> Arc<[u8]> {
+        self.bytes
+    }
+
     /// As [`decode_rgb8`].
     pub(crate) fn decode(&self) -> Result<RgbImage, DataError> {
         self.guarded(|decoder, orientation| {

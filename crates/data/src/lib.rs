@@ -19,6 +19,7 @@
 //! ```
 
 mod buckets;
+mod build;
 mod cache;
 mod check;
 mod circles;
@@ -34,6 +35,7 @@ mod hints;
 mod loader;
 #[cfg(test)]
 mod meter;
+mod new_folder;
 mod order;
 #[cfg(test)]
 mod parity;
@@ -56,6 +58,7 @@ pub use crate::transform::{
 };
 pub use crate::{
     buckets::{Buckets, bucket_of_each},
+    build::{BuildOptions, Built, ShardFormat, build},
     cache::{Blob, Cache, CacheCounts, CacheFolder, CacheKey},
     check::{
         CaptionLengths, CheckOptions, CheckReport, CheckedRow, DataStats, Finding, Misplacement, Ruler,

@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pyrograph_data::{Columns, HintMaker, Palette, Side, SourceOptions};
+use pyrograph_data::{Columns, HintMaker, Palette, ShardFormat, Side, SourceOptions};
+use pyrograph_train::Bytes;
 
 /// Make data sets and hints, and look at them before they are trained on.
 #[derive(Debug, Args)]
@@ -19,6 +20,7 @@ pub(crate) enum DataCommand {
     Hint(HintArgs),
     Check(CheckArgs),
     Stats(StatsArgs),
+    Build(BuildArgs),
 }
 
 /// Draw the fill50k task: from the outline of a circle to a filled circle on a coloured background.
@@ -133,7 +135,7 @@ pub(crate) struct RowArgs {
     caption_column: String,
     /// The split.
     #[arg(long, value_name = "NAME", default_value = "train")]
-    dataset_split: String,
+    pub(crate) dataset_split: String,
     /// The configuration: a sub-folder.
     #[arg(long, value_name = "NAME")]
     dataset_config_name: Option<String>,
@@ -143,6 +145,9 @@ pub(crate) struct RowArgs {
     /// Hints will be made while training: there are none to look for.
     #[arg(long)]
     pub(crate) without_hints: bool,
+    /// Where Parquet is unpacked to, and stays for the next command and for `train` [default: a temporary folder].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
 }
 
 impl RowArgs {
@@ -156,7 +161,7 @@ impl RowArgs {
             split: self.dataset_split.clone(),
             config: self.dataset_config_name.clone(),
             hint_dir: self.conditioning_data_dir.clone(),
-            cache_dir: None,
+            cache_dir: self.cache_dir.clone(),
         }
     }
 }
@@ -221,6 +226,53 @@ pub(crate) struct StatsArgs {
     /// Tell everything as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+const BUILD_HELP: &str = "\
+Pictures are copied as they are, byte for byte. The folder has data/train-00000-of-00003.parquet and so on, and a README.md: as it
+is it can be uploaded to the Hub, and both `train` here and `load_dataset` of Python's datasets read it.
+
+Of a quarantine.txt in the data set's folder the rows are left out, as in training.
+
+Examples:
+  pyrograph data build my-data packed
+  pyrograph data build my-data packed --format tar --shard_size 1GB";
+
+/// Pack a data set into a few large files: Parquet as the Hub has it, or webdataset tar archives.
+#[derive(Debug, Args)]
+#[command(after_help = BUILD_HELP)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) rows: RowArgs,
+    /// The folder to write; it must not exist yet or be empty.
+    pub(crate) out: PathBuf,
+    /// What the files are.
+    #[arg(long, value_enum, default_value_t = Format::Parquet)]
+    pub(crate) format: Format,
+    /// Bytes of pictures and captions in one file, about.
+    #[arg(long, value_name = "BYTES", default_value = "500MB")]
+    pub(crate) shard_size: Bytes,
+    /// The list of rows to leave out [default: quarantine.txt in the data set's folder, if there is one].
+    #[arg(long, value_name = "FILE.txt")]
+    pub(crate) quarantine: Option<PathBuf>,
+}
+
+/// The files of `data build`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// As `push_to_hub` writes them.
+    Parquet,
+    /// One member for each image, hint and caption.
+    Tar,
+}
+
+impl From<Format> for ShardFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Parquet => Self::Parquet,
+            Format::Tar => Self::Tar,
+        }
+    }
 }
 
 pub(super) fn side(text: &str) -> Result<Side, Box<dyn std::error::Error + Send + Sync>> {

@@ -22,7 +22,9 @@ use std::ffi::OsString;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, BenchModel};
-pub(crate) use data::{CheckArgs, CirclesArgs, DataArgs, DataCommand, HintArgs, StatsArgs, TokenizerArgs};
+pub(crate) use data::{
+    BuildArgs, CheckArgs, CirclesArgs, DataArgs, DataCommand, HintArgs, StatsArgs, TokenizerArgs,
+};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{CanvasArgs, ControlArgs, FileArgs, GenerateArgs, PromptArgs};
 pub(crate) use hub::{HubArgs, PushArgs, PushVerbArgs, TokenArgs};

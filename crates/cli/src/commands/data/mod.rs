@@ -1,5 +1,6 @@
 //! `pyrograph data`.
 
+mod build;
 mod check;
 mod hint;
 mod ruler;
@@ -15,6 +16,7 @@ pub(crate) fn data(args: &DataArgs, output: &OutputArgs) -> anyhow::Result<()> {
         DataCommand::Hint(args) => hint::hint(args),
         DataCommand::Check(args) => check::check(args, output),
         DataCommand::Stats(args) => stats::stats(args),
+        DataCommand::Build(args) => build::build(args, output),
     }
 }
 
