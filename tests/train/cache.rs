@@ -60,7 +60,8 @@ impl Bench {
 /// Asserts that everything was read and nothing encoded.
 #[track_caller]
 fn assert_all_read(found: CacheUse) {
-    assert_eq!(found.latents, CacheCounts { read: N_CIRCLES, computed: 0 });
+    // Two threads may read one entry, each before the other has it in memory.
+    assert!(found.latents.read >= N_CIRCLES && found.latents.computed == 0, "{found:?}");
     assert!(found.prompts.read > 0 && found.prompts.computed == 0, "{found:?}");
 }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::buckets::Buckets;
 use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
@@ -272,13 +273,18 @@ impl Order {
 /// What a batch is made of: samples, and rows that are none.
 struct Plan {
     rows: Vec<Result<Sample, DataError>>,
+    /// Of the bucket, if there are buckets and this one has a size.
+    size: Option<Size>,
     epoch: u64,
     cursor_after: Cursor,
 }
 
+/// The buckets, and the one of each sample.
+type SizeOfEach = (Buckets, Arc<[usize]>);
+
 /// Says what one batch after another is made of.
 enum Planner {
-    Listed { dataset: Arc<Dataset>, order: BatchOrder, cursor: Cursor },
+    Listed { dataset: Arc<Dataset>, order: BatchOrder, size_of_each: Option<SizeOfEach>, cursor: Cursor },
     Streamed(Box<StreamCursor>),
 }
 
@@ -287,7 +293,14 @@ impl Planner {
         match data {
             Data::Listed(dataset) => {
                 let order = listed_order(&dataset, options);
-                Self::Listed { dataset, order, cursor: start }
+                let Transform { side, buckets, .. } = options.transform;
+                let buckets = buckets.map(|step| Buckets::new(side, step));
+                Self::Listed {
+                    dataset,
+                    order,
+                    size_of_each: buckets.zip(options.buckets.clone()),
+                    cursor: start,
+                }
             }
             Data::Streamed(stream) => {
                 Self::Streamed(Box::new(StreamCursor::new(stream, options.seed, options.batch_size, start)))
@@ -297,16 +310,19 @@ impl Planner {
 
     fn next(&mut self) -> Result<Plan, DataError> {
         match self {
-            Self::Listed { dataset, order, cursor } => {
-                let rows = order.batch(*cursor)?.iter().map(|&index| Ok(dataset.samples()[index].clone()));
-                let (rows, epoch) = (rows.collect(), cursor.epoch);
+            Self::Listed { dataset, order, size_of_each, cursor } => {
+                let batch = order.batch(*cursor)?;
+                let size = size_of_each.as_ref().zip(batch.first());
+                let size = size.and_then(|((buckets, of_each), &index)| buckets.sizes().get(of_each[index]));
+                let rows = batch.iter().map(|&index| Ok(dataset.samples()[index].clone())).collect();
+                let (size, epoch) = (size.copied(), cursor.epoch);
                 *cursor = order.after(*cursor);
-                Ok(Plan { rows, epoch, cursor_after: *cursor })
+                Ok(Plan { rows, size, epoch, cursor_after: *cursor })
             }
             Self::Streamed(stream) => {
                 let epoch = stream.cursor().epoch;
                 let (rows, cursor_after) = stream.next()?;
-                Ok(Plan { rows, epoch, cursor_after })
+                Ok(Plan { rows, size: None, epoch, cursor_after })
             }
         }
     }
@@ -371,17 +387,22 @@ impl BatchMaker {
             cursor_after: plan.cursor_after,
         };
         let turn = Turn { seed: self.seed, epoch: plan.epoch };
+        let mut size_of_all = plan.size;
         for row in plan.rows {
             if self.is_stopped.load(Ordering::Relaxed) {
                 return Err(DataError::WorkerStopped);
             }
             let loaded = row.and_then(|sample| {
                 let loaded = self.transform.load_unless_encoded(&sample, self.encoded.as_ref(), turn)?;
+                // The picture may be another one than when its bucket was chosen.
+                if *size_of_all.get_or_insert(loaded.geometry.size) != loaded.geometry.size {
+                    let source = DataError::Changed { path: sample.image.to_string().into() };
+                    return Err(DataError::Row { at: sample.origin, source: Box::new(source) });
+                }
                 Ok((sample, loaded))
             });
             match loaded {
                 Ok((sample, loaded)) => {
-                    // A batch is of one bucket.
                     batch.size = loaded.geometry.size;
                     batch.targets.push(loaded.target);
                     batch.hint_unit.extend(loaded.hint_unit);
@@ -543,6 +564,30 @@ mod tests {
         }
         let sizes: std::collections::BTreeSet<Size> = epoch.iter().map(|batch| batch.size).collect();
         assert_eq!(sizes.len(), 3);
+    }
+
+    #[test]
+    fn a_picture_that_has_another_shape_than_when_its_bucket_was_chosen_is_left_out() {
+        let (_dir, dataset) = circles(4);
+        let side = |value: usize| Side::try_from(value).unwrap();
+        let transform = Transform { buckets: Some(side(8)), ..Transform::new(side(32), Interpolation::Box) };
+        let buckets = bucket_of_each(dataset.samples(), &transform);
+        let batch_size = NonZeroUsize::new(4).unwrap();
+        let options = LoaderOptions { transform, buckets, batch_size, ..options(0) };
+        let mut loader = Loader::new(Arc::clone(&dataset), &options, Cursor::default()).unwrap();
+        let order: Vec<usize> =
+            loader.next_batch().unwrap().samples.iter().map(|sample| sample.origin.row).collect();
+
+        // The first of the next batch must not decide for the others.
+        let changed = &dataset.samples()[order[0] - 1];
+        for content in [&changed.image, &changed.hint] {
+            image::RgbImage::new(48, 32).save(content.file().unwrap()).unwrap();
+        }
+        let mut loader = Loader::new(Arc::clone(&dataset), &options, Cursor::default()).unwrap();
+        let batch = loader.next_batch().unwrap();
+        let left: Vec<usize> = batch.samples.iter().map(|sample| sample.origin.row).collect();
+        assert_eq!((left.as_slice(), batch.size), (&order[1..], Size::square(side(32))));
+        assert_eq!(batch.left_out.len(), 1);
     }
 
     #[test]
