@@ -30,7 +30,7 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> Result<()> {
         let mut fuzzer = Command::new("rustup");
         fuzzer.args(["run", "nightly", "cargo", "fuzz", "run", "--sanitizer", "none", target.as_str()]);
         fuzzer.args([corpus, seeds]).arg("--").arg(format!("-max_total_time={}", args.seconds));
-        fuzzer.args(["-timeout=10", "-rss_limit_mb=3000"]).current_dir(root());
+        fuzzer.args(["-timeout=60", "-rss_limit_mb=3000"]).current_dir(root());
         run(&mut fuzzer)?;
     }
     Ok(())

@@ -280,10 +280,10 @@ impl Batches {
         let (start, len) = self.buffer(batch, slot.buffer + 1)?;
         let is_wide =
             matches!(field.data_type(), DataType::LargeBinary | DataType::LargeUtf8 | DataType::LargeList(_));
-        let needed = (n_rows as u64 + 1) * if is_wide { 8 } else { 4 };
         if n_rows as u64 > MAX_BATCH_ROWS {
             return Err(self.damaged("a record batch has too many rows"));
         }
+        let needed = (n_rows as u64 + 1) * if is_wide { 8 } else { 4 };
         // An array without rows may have no offsets.
         if n_rows > 0 && needed > len {
             return Err(self.damaged("a record batch lacks offsets"));
@@ -314,6 +314,10 @@ fn parse(batch: RecordBatch<'_>, body: u64, body_len: u64) -> Result<Batch, Stri
         return Err("its record batches are compressed, as `save_to_disk` never writes them".to_owned());
     }
     let n_rows = usize::try_from(batch.length()).map_err(|error| error.to_string())?;
+    // Each would be told as one that cannot be used.
+    if n_rows as u64 > body_len.min(MAX_BATCH_ROWS) {
+        return Err("a record batch has more rows than bytes".to_owned());
+    }
     let nodes = batch.nodes().ok_or("a record batch has no columns")?;
     let lengths = nodes.iter().map(|node| usize::try_from(node.length()).map_err(|error| error.to_string()));
     let buffers = batch.buffers().ok_or("a record batch has no buffers")?;

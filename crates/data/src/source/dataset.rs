@@ -165,7 +165,7 @@ fn with_unique_ids(mut rows: Vec<Result<Sample, DataError>>) -> Vec<Result<Sampl
     rows
 }
 
-/// All rows, and files without their counterparts. A row that cannot be unpacked is an error, unless it is to be told.
+/// All rows, and files without their counterparts. A row that cannot be used is an error, unless it is to be told.
 fn surveyed(dir: &Path, options: &SourceOptions, tells_rows: bool) -> Result<(Survey, Lacking), DataError> {
     let dir = dir.canonicalize().map_err(|source| DataError::Read { path: dir.to_owned(), source })?;
     let found = find_all(&dir, options)?;
@@ -186,7 +186,13 @@ fn surveyed(dir: &Path, options: &SourceOptions, tells_rows: bool) -> Result<(Su
             }
         }
         for shard in shards {
-            rows.extend(shard.samples(0)?);
+            for row in shard.samples(0)? {
+                match row {
+                    // A wrong column is wrong in all of them.
+                    Err(error) if !tells_rows => return Err(error),
+                    row => rows.push(row),
+                }
+            }
         }
     }
     let rows = with_unique_ids(rows);
