@@ -1,5 +1,7 @@
 //! Worker threads that decode the next batches while the device computes.
 
+mod plan;
+
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,13 +10,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::buckets::Buckets;
+use self::plan::{Order, Plan, Planner};
 use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::geometry::{Geometry, Size};
-use crate::order::{BatchOrder, Cursor, batches_of};
-use crate::source::{Data, Dataset, Origin, Sample, StreamCursor};
+use crate::order::Cursor;
+use crate::source::{Data, Origin, Sample};
 use crate::transform::{Transform, Turn};
 
 /// How batches are made.
@@ -239,95 +241,6 @@ impl Drop for Loader {
     }
 }
 
-/// What can be said of an epoch without reading a row.
-#[derive(Clone)]
-enum Order {
-    Listed { dataset: Arc<Dataset>, order: BatchOrder },
-    Streamed { batches_per_epoch: usize },
-}
-
-fn listed_order(dataset: &Dataset, options: &LoaderOptions) -> BatchOrder {
-    BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size).within(options.buckets.clone())
-}
-
-impl Order {
-    fn new(data: &Data, options: &LoaderOptions) -> Self {
-        match data {
-            Data::Listed(dataset) => {
-                Self::Listed { dataset: Arc::clone(dataset), order: listed_order(dataset, options) }
-            }
-            Data::Streamed(stream) => {
-                Self::Streamed { batches_per_epoch: batches_of(stream.n_own_rows(), options.batch_size) }
-            }
-        }
-    }
-
-    fn batches_per_epoch(&self) -> usize {
-        match self {
-            Self::Listed { order, .. } => order.batches_per_epoch(),
-            Self::Streamed { batches_per_epoch } => *batches_per_epoch,
-        }
-    }
-}
-
-/// What a batch is made of: samples, and rows that are none.
-struct Plan {
-    rows: Vec<Result<Sample, DataError>>,
-    /// Of the bucket, if there are buckets and this one has a size.
-    size: Option<Size>,
-    epoch: u64,
-    cursor_after: Cursor,
-}
-
-/// The buckets, and the one of each sample.
-type SizeOfEach = (Buckets, Arc<[usize]>);
-
-/// Says what one batch after another is made of.
-enum Planner {
-    Listed { dataset: Arc<Dataset>, order: BatchOrder, size_of_each: Option<SizeOfEach>, cursor: Cursor },
-    Streamed(Box<StreamCursor>),
-}
-
-impl Planner {
-    fn new(data: Data, options: &LoaderOptions, start: Cursor) -> Self {
-        match data {
-            Data::Listed(dataset) => {
-                let order = listed_order(&dataset, options);
-                let Transform { side, buckets, .. } = options.transform;
-                let buckets = buckets.map(|step| Buckets::new(side, step));
-                Self::Listed {
-                    dataset,
-                    order,
-                    size_of_each: buckets.zip(options.buckets.clone()),
-                    cursor: start,
-                }
-            }
-            Data::Streamed(stream) => {
-                Self::Streamed(Box::new(StreamCursor::new(stream, options.seed, options.batch_size, start)))
-            }
-        }
-    }
-
-    fn next(&mut self) -> Result<Plan, DataError> {
-        match self {
-            Self::Listed { dataset, order, size_of_each, cursor } => {
-                let batch = order.batch(*cursor)?;
-                let size = size_of_each.as_ref().zip(batch.first());
-                let size = size.and_then(|((buckets, of_each), &index)| buckets.sizes().get(of_each[index]));
-                let rows = batch.iter().map(|&index| Ok(dataset.samples()[index].clone())).collect();
-                let (size, epoch) = (size.copied(), cursor.epoch);
-                *cursor = order.after(*cursor);
-                Ok(Plan { rows, size, epoch, cursor_after: *cursor })
-            }
-            Self::Streamed(stream) => {
-                let epoch = stream.cursor().epoch;
-                let (rows, cursor_after) = stream.next()?;
-                Ok(Plan { rows, size: None, epoch, cursor_after })
-            }
-        }
-    }
-}
-
 fn run_planner(
     mut planner: Planner,
     workers: &[SyncSender<Result<Plan, DataError>>],
@@ -429,7 +342,7 @@ mod tests {
     use crate::colors::Palette;
     use crate::geometry::Side;
     use crate::resize::Interpolation;
-    use crate::source::Columns;
+    use crate::source::{Columns, Dataset};
 
     fn circles(count: usize) -> (TempDir, Arc<Dataset>) {
         let dir = tempfile::tempdir().unwrap();
