@@ -7,6 +7,7 @@ mod evaluate;
 mod loss;
 mod optimizers;
 mod precision;
+mod ranks;
 mod resume;
 mod sdxl;
 mod step;

@@ -7,11 +7,12 @@
 //! ```no_run
 //! use std::{num::NonZeroUsize, path::Path, sync::Arc};
 //!
-//! use pyrograph_data::{Columns, Cursor, Dataset, Interpolation, Loader, LoaderOptions, Side, Transform};
+//! use pyrograph_data::{Columns, Cursor, Dataset, Interpolation, Loader, LoaderOptions, Share, Side, Transform};
 //!
 //! let dataset = Arc::new(Dataset::open(Path::new("circles"), &Columns::default())?);
 //! let transform = Transform::new(Side::try_from(512)?, Interpolation::Bilinear);
-//! let options = LoaderOptions { seed: 0, batch_size: NonZeroUsize::MIN, workers: 2, prefetch: 4, transform, buckets: None, encoded: None };
+//! let (batch_size, share) = (NonZeroUsize::MIN, Share::WHOLE);
+//! let options = LoaderOptions { seed: 0, batch_size, share, workers: 2, prefetch: 4, transform, buckets: None, encoded: None };
 //! let mut loader = Loader::new(dataset, &options, Cursor::default())?;
 //! let batch = loader.next_batch()?;
 //! assert_eq!(batch.hint_unit.len(), 3 * 512 * 512);
@@ -81,7 +82,7 @@ pub use crate::{
         make_hint_folder,
     },
     loader::{HostBatch, LeftOut, Loader, LoaderOptions},
-    order::{BatchOrder, Cursor, epoch_order},
+    order::{BatchOrder, Cursor, Share, epoch_order},
     picture::{png_bytes, rgb_from_unit, rgb_to_unit, save_png},
     png_text::{read_png_text, save_png_with_text},
     quarantine::Quarantine,

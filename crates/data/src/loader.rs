@@ -15,7 +15,7 @@ use crate::decode::panic_message;
 use crate::encoded::{EncodedImages, Target};
 use crate::error::DataError;
 use crate::geometry::{Geometry, Size};
-use crate::order::Cursor;
+use crate::order::{Cursor, Share};
 use crate::source::{Data, Origin, Sample};
 use crate::transform::{Transform, Turn};
 
@@ -24,8 +24,10 @@ use crate::transform::{Transform, Turn};
 pub struct LoaderOptions {
     /// Decides the order of every epoch.
     pub seed: u64,
-    /// Samples per batch; the last batch of an epoch may have fewer.
+    /// Samples per batch of this rank; the last batch of an epoch may have fewer.
     pub batch_size: NonZeroUsize,
+    /// This rank's part of the batches. Of a stream it is chosen when that is opened.
+    pub share: Share,
     /// Threads that decode; 0 decodes in the thread that asks. The batches are the same for any number.
     pub workers: usize,
     /// Finished batches that each worker may hold ready, at least 1.
@@ -356,6 +358,7 @@ mod tests {
 
     fn options(workers: usize) -> LoaderOptions {
         LoaderOptions {
+            share: Share::WHOLE,
             seed: 11,
             batch_size: NonZeroUsize::new(3).unwrap(),
             workers,

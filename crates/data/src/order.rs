@@ -51,6 +51,32 @@ pub(crate) fn batches_of(n_samples: usize, batch_size: NonZeroUsize) -> usize {
     n_samples.div_ceil(batch_size.get())
 }
 
+/// Whose part of a batch is meant, where several ranks share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// From 0.
+    pub rank: usize,
+    /// Parts of each batch.
+    pub n_ranks: NonZeroUsize,
+}
+
+impl Share {
+    /// The whole batch.
+    pub const WHOLE: Self = Self { rank: 0, n_ranks: NonZeroUsize::MIN };
+
+    /// A batch of all ranks, of whose parts each has so many samples.
+    #[must_use]
+    pub fn batch_size_of_all(self, batch_size: NonZeroUsize) -> NonZeroUsize {
+        batch_size.saturating_mul(self.n_ranks)
+    }
+
+    /// This rank's part: the batches of all ranks one after another are the batch of one rank.
+    pub(crate) fn of<T>(self, batch: &[T]) -> &[T] {
+        let edge = |rank: usize| batch.len() * rank / self.n_ranks.get();
+        &batch[edge(self.rank)..edge(self.rank + 1)]
+    }
+}
+
 /// Cuts the order of each epoch into batches; the last batch of an epoch, or of each bucket, may be smaller.
 #[derive(Debug, Clone)]
 pub struct BatchOrder {
@@ -182,6 +208,19 @@ mod tests {
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         assert_ne!(order, epoch_order(1, 1, 100));
         assert_ne!(order, epoch_order(2, 0, 100));
+    }
+
+    #[test]
+    fn the_parts_of_a_batch_are_all_of_it_in_its_order() {
+        for n_samples in 0..9 {
+            let batch: Vec<usize> = (0..n_samples).collect();
+            for n_ranks in 1..5 {
+                let share = |rank| Share { rank, n_ranks: batch_size(n_ranks) };
+                let parts: Vec<&[usize]> = (0..n_ranks).map(|rank| share(rank).of(&batch)).collect();
+                assert_eq!(parts.concat(), batch);
+                assert!(parts.iter().all(|part| part.len().abs_diff(n_samples / n_ranks) <= 1), "{parts:?}");
+            }
+        }
     }
 
     #[test]

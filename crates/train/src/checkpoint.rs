@@ -31,7 +31,7 @@ use crate::took_hold::TookHold;
 use crate::trainee::Trainee;
 use crate::{TrainError, TrainPlan};
 
-pub(crate) use self::folder::{put_in_place, recover, scratch_dir};
+pub(crate) use self::folder::{checkpoint_dir, put_in_place, recover, scratch_dir};
 pub use self::list::{CheckpointInfo, Condition, Thoroughness, list_checkpoints};
 pub(crate) use self::manifest::read_json;
 

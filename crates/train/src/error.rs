@@ -7,6 +7,7 @@ use pyrograph_diffusion::DiffusionError;
 use pyrograph_pipeline::PipelineError;
 use pyrograph_weights::WeightsError;
 
+use crate::group::GroupError;
 use crate::identity::Difference;
 use crate::nonfinite::{NonFinite, Skipped};
 
@@ -29,6 +30,20 @@ pub enum TrainError {
     /// The base model or a ControlNet.
     #[error("cannot use the model")]
     Pipeline(#[source] PipelineError),
+    /// The ranks of a run cannot reach each other any more.
+    #[error("the ranks of this run have lost each other")]
+    Group(#[source] GroupError),
+    /// Another rank cannot go on, and says itself why.
+    #[error("another rank has failed; its own message says why")]
+    RankFailed,
+    /// There is less to train on than there are ranks.
+    #[error("{n_ranks} ranks cannot share {n_samples} samples")]
+    TooManyRanks {
+        /// Ranks of the run.
+        n_ranks: usize,
+        /// Samples to train on.
+        n_samples: usize,
+    },
     /// A hint embedding that does not bring the hint to the latents' size.
     #[error(
         "`--conditioning_embedding_out_channels` has {found} levels, but the VAE's factor of {scale_factor} needs {expected}"
@@ -210,10 +225,11 @@ impl TrainError {
             Self::RunFolderInUse { .. } => "wait for its end, or name another --output_dir",
             Self::Stopped => return None,
             Self::ReplayAfter { .. } => "give an earlier checkpoint, or a later --step",
-            Self::DataStalled { .. } | Self::Panicked { .. } => {
+            Self::DataStalled { .. } | Self::Panicked { .. } | Self::Group(_) | Self::RankFailed => {
                 "continue with --resume_from_checkpoint latest when the cause is gone"
             }
             Self::OptimizerState { .. } => "the checkpoint was changed by hand; resume from another one",
+            Self::TooManyRanks { .. } => "start fewer ranks",
             Self::HintLevels { .. } => {
                 "give the channels of each level, as in `16 32 96 256`, or leave the flag out"
             }

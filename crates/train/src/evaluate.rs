@@ -11,9 +11,11 @@ use pyrograph_data::{Data, Geometry, LoadedSample, Sample, Size, Transform, Turn
 use pyrograph_diffusion::NoiseSchedule;
 use pyrograph_pipeline::{Bundle, Conditioning, DiagonalGaussian, standard_normal};
 use pyrograph_unet::{ControlNet, Residuals};
+use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoder;
 use crate::events::{Evaluation, TimestepBin, ZeroConv};
+use crate::group::Ranks;
 use crate::loss::Frozen;
 use crate::nonfinite::Suspect;
 use crate::stop::Stop;
@@ -109,7 +111,7 @@ impl Evaluator {
         step.is_multiple_of(self.every_steps.get())
     }
 
-    /// Evaluates a ControlNet after `step` steps. Equal weights give equal numbers at any step.
+    /// Evaluates a ControlNet after `step` steps, each rank some of the batches. Equal weights give equal numbers at any step.
     ///
     /// # Errors
     /// [`TrainError`] if an image cannot be read, [`TrainError::Stopped`] between two passes.
@@ -120,23 +122,39 @@ impl Evaluator {
         encoder: &Encoder,
         step: u64,
         stop: &Stop,
+        ranks: &Ranks,
     ) -> Result<Outcome, TrainError> {
         let controlnet = controlnet.valid();
         let bins = bins(frozen.schedule.n_train_timesteps());
-        let mut losses = vec![PairedLosses::default(); bins.len()];
-        let (mut strengths, mut suspects) = (Strengths::default(), Vec::new());
         let n_samples = self.set.samples.len();
-        for first in (0..n_samples).step_by(self.batch_size) {
+        let mut own = Vec::new();
+        let batches = (0..n_samples).step_by(self.batch_size).enumerate();
+        for (_, first) in batches.filter(|(batch_idx, _)| ranks.is_mine(*batch_idx)) {
             let batch = self.batch(first, frozen.bundle, encoder)?;
             for (bin_idx, bin) in bins.iter().enumerate() {
                 stop.check()?;
                 let noised = self.noised(frozen.schedule, &batch, bin_idx, bin);
                 let timesteps = noised.timesteps.clone();
-                let (found, residuals) = paired_losses(frozen.bundle, &controlnet, &batch, noised);
-                suspects.extend(found.not_finite(&batch.ids, &timesteps));
-                losses[bin_idx].extend(found);
-                strengths.add(&residuals);
+                let (losses, residuals) = paired_losses(frozen.bundle, &controlnet, &batch, noised);
+                let suspects = losses.not_finite(&batch.ids, &timesteps);
+                own.push(Pass {
+                    first,
+                    bin_idx,
+                    losses,
+                    suspects,
+                    strengths: Strengths::of_batch(&residuals),
+                });
             }
+        }
+        // In one order, whoever has made them.
+        let mut passes: Vec<Pass> = ranks.gather(own)?.into_iter().flatten().collect();
+        passes.sort_by_key(|pass| (pass.first, pass.bin_idx));
+        let mut losses = vec![PairedLosses::default(); bins.len()];
+        let (mut strengths, mut suspects) = (Strengths::default(), Vec::new());
+        for pass in passes {
+            suspects.extend(pass.suspects);
+            losses[pass.bin_idx].extend(pass.losses);
+            strengths.add(&pass.strengths);
         }
         if !suspects.is_empty() {
             return Ok(Outcome::NotFinite(suspects));
@@ -271,7 +289,7 @@ struct Noised {
 }
 
 /// The losses of samples with their own hint and with that of another sample, in the same order.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct PairedLosses {
     own: Vec<f64>,
     shuffled: Vec<f64>,
@@ -325,22 +343,39 @@ fn sample_losses(prediction: Tensor<4>, target: Tensor<4>) -> Vec<f64> {
     means.try_into_vec_as::<f32>().expect("the device hands out f32").into_iter().map(f64::from).collect()
 }
 
+/// What was found in one part of the timesteps of one batch.
+#[derive(Serialize, Deserialize)]
+struct Pass {
+    /// The first of the samples.
+    first: usize,
+    bin_idx: usize,
+    losses: PairedLosses,
+    suspects: Vec<Suspect>,
+    strengths: Strengths,
+}
+
 /// Mean squares of the residuals, from batches of any sizes.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Strengths {
     sums: Vec<f64>,
     n_samples: usize,
 }
 
 impl Strengths {
-    fn add(&mut self, residuals: &Residuals) {
-        let residuals = || residuals.down.iter().chain([&residuals.mid]);
-        self.sums.resize(residuals().count(), 0.0);
-        let [batch_size, ..] = residuals().next().expect("at least the middle's").dims();
-        for (sum, residual) in self.sums.iter_mut().zip(residuals()) {
-            *sum += scalar(residual.clone().cast(DType::F32).square().mean()) * as_f64(batch_size);
+    fn of_batch(residuals: &Residuals) -> Self {
+        let [n_samples, ..] = residuals.mid.dims();
+        let sum = |residual: &Tensor<4>| {
+            scalar(residual.clone().cast(DType::F32).square().mean()) * as_f64(n_samples)
+        };
+        Self { sums: residuals.down.iter().chain([&residuals.mid]).map(sum).collect(), n_samples }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sums.resize(other.sums.len(), 0.0);
+        for (sum, other) in self.sums.iter_mut().zip(&other.sums) {
+            *sum += other;
         }
-        self.n_samples += batch_size;
+        self.n_samples += other.n_samples;
     }
 
     fn of(self, controlnet: &ControlNet) -> Vec<ZeroConv> {

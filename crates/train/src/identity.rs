@@ -5,7 +5,7 @@ use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
-use pyrograph_data::{Crop, Data, Flip};
+use pyrograph_data::{Crop, Data, Flip, Share};
 use pyrograph_pipeline::Bundle;
 use serde::{Deserialize, Serialize};
 
@@ -41,14 +41,15 @@ impl fmt::Display for Difference {
 
 impl Identity {
     /// What is known before the base model is loaded.
-    pub(crate) fn new(plan: &TrainPlan, data: &Data) -> Self {
+    pub(crate) fn new(plan: &TrainPlan, data: &Data, share: Share) -> Self {
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let transform = plan.data.transform;
         let steps = transform.buckets.map(|step| format!("steps of {} px", step.get()));
         let hint = transform.hint.map(|maker| maker.to_string());
         let settings = [
             ("seed", plan.seed.to_string()),
-            ("train_batch_size", plan.data.batch_size.to_string()),
+            // Of all ranks: their number may change when a run is resumed.
+            ("train_batch_size", share.batch_size_of_all(plan.data.batch_size).to_string()),
             ("gradient_accumulation_steps", plan.optimizer.accumulation_steps.to_string()),
             ("optimizer", OptimizerSection::of(&plan.optimizer.algorithm).optimizer.name().to_owned()),
             ("mixed_precision", plan.precision.mixed_precision.name().to_owned()),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Where the first number that is not finite was met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NonFinite {
     /// In a sample's latents: its picture is one that the VAE cannot encode, or the cache was poisoned.
@@ -30,7 +30,7 @@ impl fmt::Display for NonFinite {
 }
 
 /// A sample that may be to blame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
     /// [`Sample::id`](pyrograph_data::Sample::id).
     pub id: String,

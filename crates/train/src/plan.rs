@@ -10,7 +10,9 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pyrograph_data::{Columns, Data, DataError, Dataset, SourceOptions, Stream, StreamOptions, Transform};
+use pyrograph_data::{
+    Columns, Data, DataError, Dataset, Share, SourceOptions, Stream, StreamOptions, Transform,
+};
 use pyrograph_pipeline::BundleOptions;
 use pyrograph_unet::ParameterGroup;
 use pyrograph_weights::Pickles;
@@ -155,10 +157,15 @@ impl TrainPlan {
     /// # Errors
     /// [`TrainError::Data`] if it is not one, or has too few of them.
     pub fn open_data(&self) -> Result<Data, TrainError> {
-        self.try_open_data().map_err(TrainError::Data)
+        self.open_share(Share::WHOLE)
     }
 
-    fn try_open_data(&self) -> Result<Data, DataError> {
+    /// The same for a rank; only a stream is divided already when it is opened.
+    pub(crate) fn open_share(&self, share: Share) -> Result<Data, TrainError> {
+        self.try_open_data(share).map_err(TrainError::Data)
+    }
+
+    fn try_open_data(&self, share: Share) -> Result<Data, DataError> {
         let DataPlan { dir, max_samples, shuffle_buffer, .. } = &self.data;
         let source = SourceOptions {
             columns: self.data.columns.clone(),
@@ -171,7 +178,7 @@ impl TrainPlan {
             },
         };
         if let Some(shuffle_buffer) = *shuffle_buffer {
-            let options = StreamOptions { shuffle_buffer, ..StreamOptions::default() };
+            let options = StreamOptions { shuffle_buffer, share };
             let stream = Stream::open(dir, &source, options)?;
             return Ok(Arc::new(max_samples.map_or(Ok(stream.clone()), |count| stream.take(count))?).into());
         }

@@ -1,11 +1,12 @@
 //! The loop: everything a run does, in order.
 
 mod encoders;
+mod look;
 mod replay;
 mod start;
 mod step;
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,26 +21,27 @@ use pyrograph_unet::{ControlNet, ControlNetConfig};
 use pyrograph_weights::{Disk, SystemDisk};
 
 use crate::best::Best;
-use crate::checkpoint::{Checkpoint, Due, Position, Record, Restored, SavedResult, Snapshot, UNET, recover};
+use crate::checkpoint::{
+    Checkpoint, Due, Position, Record, Restored, SavedResult, Snapshot, UNET, checkpoint_dir, recover,
+};
 use crate::ema::Ema;
 use crate::encode::{CacheUse, Encoder};
-use crate::evaluate::{EvaluationSet, Evaluator, Outcome};
+use crate::evaluate::{EvaluationSet, Evaluator};
 use crate::events::{Banner, Both, Event, Progress};
+use crate::group::{Group, Ranks};
 use crate::identity::Identity;
 use crate::left_out::LeftOutLog;
 use crate::lock::RunLock;
-use crate::loss::Frozen;
 use crate::memory;
 use crate::metrics::MetricsFile;
-use crate::nonfinite::{Skipped, listed_with_timesteps};
+use crate::nonfinite::Skipped;
 use crate::optim::Optimizer;
 use crate::plan::{ResumeFrom, TrainPlan};
 use crate::stop::Stop;
 use crate::stopwatch::Stopwatch;
 use crate::tap::Tap;
-use crate::took_hold::Finding;
 use crate::trainee::Trainee;
-use crate::validate::{Studio, Validator};
+use crate::validate::Validator;
 use crate::window::Window;
 use crate::{Observer, TrainError};
 
@@ -60,6 +62,7 @@ const STILL_CLOSED: &str = "the hint has not taken hold yet: with another sample
 #[derive(Debug)]
 pub struct Trainer {
     plan: TrainPlan,
+    ranks: Ranks,
     device: Device,
     bundle: Bundle,
     schedule: NoiseSchedule,
@@ -117,6 +120,17 @@ impl Trainer {
         Self::with_bundle(plan, bundle, device)
     }
 
+    /// The same as one of several ranks, each of which makes such a trainer of an equal plan and runs it. The batch size of the
+    /// plan is that of each; rank 0 alone writes.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the other ranks do not get to know of it.
+    pub fn in_group(plan: TrainPlan, device: &Device, group: Arc<dyn Group>) -> Result<Self, TrainError> {
+        let bundle =
+            |plan: &TrainPlan, device: &Device| Bundle::open(&plan.model.base, &plan.model.options(), device);
+        Self::of_ranks(plan, bundle, device, Ranks::new(group))
+    }
+
     /// Loads everything the plan names but the base model, which comes from `bundle`, called when all smaller things
     /// are found to be there.
     ///
@@ -127,16 +141,31 @@ impl Trainer {
         bundle: impl FnOnce(&TrainPlan, &Device) -> Result<Bundle, PipelineError>,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        Self::of_ranks(plan, bundle, device, Ranks::ALONE)
+    }
+
+    fn of_ranks(
+        plan: TrainPlan,
+        bundle: impl FnOnce(&TrainPlan, &Device) -> Result<Bundle, PipelineError>,
+        device: &Device,
+        ranks: Ranks,
+    ) -> Result<Self, TrainError> {
         let device = device.clone().inner();
-        RunLock::check(&plan.output_dir)?;
-        plan.data.tell_left_out().map_err(TrainError::Data)?;
-        let data = plan.open_data()?;
+        if ranks.writes() {
+            RunLock::check(&plan.output_dir)?;
+            plan.data.tell_left_out().map_err(TrainError::Data)?;
+        }
+        let data = plan.open_share(ranks.share())?;
+        if data.n_own_samples() == 0 {
+            let (n_ranks, n_samples) = (ranks.share().n_ranks.get(), data.n_samples());
+            return Err(TrainError::TooManyRanks { n_ranks, n_samples });
+        }
         let n_evaluated = plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let (data, evaluation_set) = EvaluationSet::split(data, n_evaluated, plan.seed)?;
         let evaluation_set =
             evaluation_set.without_unusable(plan.data.transform, Turn { seed: plan.seed, epoch: 0 });
         let validator = Validator::new(&plan, &evaluation_set.samples)?;
-        let identity = Identity::new(&plan, &data);
+        let identity = Identity::new(&plan, &data, ranks.share());
         let checkpoint = match &plan.checkpoint.resume_from {
             ResumeFrom::Fresh => None,
             ResumeFrom::Latest => Some(Checkpoint::latest(&plan.output_dir)?),
@@ -191,6 +220,7 @@ impl Trainer {
             skipped: Vec::new(),
             evaluator: Evaluator::new(&plan, evaluation_set),
             plan,
+            ranks,
             device,
             bundle,
             schedule,
@@ -283,6 +313,17 @@ impl Trainer {
     /// [`TrainError`] if data cannot be read, the final ControlNet cannot be written, too many steps in a row are not finite
     /// or the observer cannot go on. Unless numbers were not finite, the run saves what it has before.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunEnd, TrainError> {
+        let ended =
+            if self.ranks.writes() { self.run_and_write(observer) } else { self.run_to_end(observer) };
+        match &ended {
+            // The others know.
+            Ok(_) | Err(TrainError::RankFailed | TrainError::Group(_)) => {}
+            Err(_) => self.ranks.leave(),
+        }
+        ended
+    }
+
+    fn run_and_write(&mut self, observer: &mut dyn Observer) -> Result<RunEnd, TrainError> {
         let output_dir = self.plan.output_dir.clone();
         self.disk.create_dir(&output_dir).map_err(TrainError::output_dir(&output_dir))?;
         let _lock = RunLock::acquire(&output_dir)?;
@@ -291,7 +332,10 @@ impl Trainer {
         }
         let metrics =
             MetricsFile::open(Arc::clone(&self.disk), &output_dir, self.is_resumed.then(|| self.step()))?;
-        let observer = &mut Both(metrics, observer);
+        self.run_to_end(&mut Both(metrics, observer))
+    }
+
+    fn run_to_end(&mut self, observer: &mut dyn Observer) -> Result<RunEnd, TrainError> {
         let banner = self.banner();
         let total_steps = banner.total_steps;
         observer.observe(&Event::Started(banner))?;
@@ -322,6 +366,8 @@ impl Trainer {
     }
 
     fn train(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        // Rank 0 has put the folder in order.
+        self.ranks.meet()?;
         self.encode_prompts_ahead(total_steps)?;
         self.evaluate_if_due(total_steps, observer)?;
         if self.step() < total_steps {
@@ -349,7 +395,7 @@ impl Trainer {
             let is_validation = is_last || step.is_multiple_of(self.plan.validation.every_steps.get());
             self.record.due = Due { evaluation: is_evaluation, validation: is_validation };
             if step.is_multiple_of(self.plan.log_every.get()) || is_checkpoint || is_evaluation {
-                let (loss, images_per_second) = window.report();
+                let (loss, images_per_second) = window.report(&self.ranks)?;
                 observer.observe(&Event::Progress(Progress {
                     step,
                     total_steps,
@@ -374,16 +420,11 @@ impl Trainer {
             window.resume();
         }
 
-        let output_dir = self.plan.output_dir.clone();
-        save_controlnet(self.result(), &self.controlnet_config, &output_dir, &*self.disk)
-            .map_err(TrainError::Pipeline)?;
-        if let Some(unet) = &self.trainee.unet {
-            let dir = output_dir.join(UNET);
-            self.disk.create_dir(&dir).map_err(TrainError::io(&dir))?;
-            save_unet(unet, &self.bundle.unet_config, &dir, &*self.disk).map_err(TrainError::Pipeline)?;
+        if self.ranks.writes() {
+            self.save_result()?;
         }
         self.validate_if_due(observer)?;
-        observer.observe(&Event::Finished { step: self.step(), path: output_dir })?;
+        observer.observe(&Event::Finished { step: self.step(), path: self.plan.output_dir.clone() })?;
         if let Some(CacheUse { latents, prompts }) = self.cache_use() {
             tracing::info!(
                 "latents: {} read from the cache, {} encoded; prompts: {} read, {} encoded",
@@ -396,87 +437,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates if it is due, and tells what that says about the hint; keeps the ControlNet if it is the best so far.
-    fn evaluate_if_due(&mut self, total_steps: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let Some(evaluator) = self.evaluator.as_ref().filter(|_| self.record.due.evaluation) else {
-            self.record.due.evaluation = false;
-            return Ok(());
-        };
-        let step = self.step();
-        let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
-        let outcome = evaluator.run(frozen, self.result(), &self.encoder, step, &self.stop);
-        self.record.due.evaluation = false;
-        let outcome = match outcome {
-            // A file that was there when the run began; what is trained does not depend on it.
-            Err(error @ TrainError::Data(_)) => {
-                let message = format!("training goes on without this evaluation: {}", error.with_causes());
-                return self.warn(message, observer);
-            }
-            Err(error) => {
-                self.record.due.evaluation = true;
-                return Err(error);
-            }
-            Ok(outcome) => outcome,
-        };
-        let evaluation = match outcome {
-            Outcome::Finite(evaluation) => evaluation,
-            Outcome::NotFinite(samples) => {
-                self.record.skips.n_evaluations += 1;
-                let (n_left_out, samples) =
-                    (self.record.skips.n_evaluations, listed_with_timesteps(&samples));
-                let message = format!(
-                    "training goes on without this evaluation ({n_left_out} left out so far): the loss is not finite for {samples}"
-                );
-                return self.warn(message, observer);
-            }
-        };
-        observer.observe(&Event::Evaluation(evaluation.clone()))?;
-        match self.record.took_hold.observe(&evaluation, total_steps) {
-            Some(Finding::TookHold(step)) => observer.observe(&Event::TookHold { step })?,
-            Some(Finding::StillClosed) => self.warn(STILL_CLOSED.to_owned(), observer)?,
-            None => {}
-        }
-        // Nothing was trained at step 0.
-        if let Some(best) = Best::beaten_by(self.record.best, &evaluation).filter(|_| step > 0) {
-            match best.save(&*self.disk, &self.plan.output_dir, &self.saved_result()) {
-                Ok(path) => {
-                    self.record.best = Some(best);
-                    observer.observe(&Event::Best { step, control_gap: evaluation.control_gap, path })?;
-                }
-                Err(error) => self.warn(format!("training goes on: {}", error.with_causes()), observer)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Draws the validation pictures if they are due.
-    fn validate_if_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        if !self.record.due.validation {
-            return Ok(());
-        }
-        let step = self.step();
-        let studio = Studio {
-            bundle: &self.bundle,
-            encoder: &self.encoder,
-            device: &self.device,
-            disk: &*self.disk,
-            stop: &self.stop,
-        };
-        let drawn = self.validator.run(studio, self.result(), step, &self.plan.output_dir);
-        if !matches!(drawn, Err(TrainError::Stopped)) {
-            self.record.due.validation = false;
-        }
-        match drawn {
-            Ok(Some(grid)) => {
-                let prompts = self.validator.prompts();
-                observer.observe(&Event::Validation { step, grid, prompts })
-            }
-            Ok(None) => Ok(()),
-            Err(error @ (TrainError::Io { .. } | TrainError::NotSaved { .. })) => {
-                self.warn(format!("training goes on: {}", error.with_causes()), observer)
-            }
-            Err(error) => Err(error),
-        }
+    fn save_result(&self) -> Result<(), TrainError> {
+        let output_dir = &self.plan.output_dir;
+        save_controlnet(self.result(), &self.controlnet_config, output_dir, &*self.disk)
+            .map_err(TrainError::Pipeline)?;
+        let Some(unet) = &self.trainee.unet else { return Ok(()) };
+        let dir = output_dir.join(UNET);
+        self.disk.create_dir(&dir).map_err(TrainError::io(&dir))?;
+        save_unet(unet, &self.bundle.unet_config, &dir, &*self.disk).map_err(TrainError::Pipeline)
     }
 
     /// Saves a checkpoint, unless there is one of this step: what was done since, pictures or skipped steps, is done again
@@ -486,8 +454,11 @@ impl Trainer {
         if let Some((_, path)) = self.saved.as_ref().filter(|(saved, _)| *saved == step) {
             return Ok(path.clone());
         }
-        let path =
-            self.snapshot().save(&*self.disk, &self.plan.output_dir, self.plan.checkpoint.total_limit)?;
+        let path = if self.ranks.writes() {
+            self.snapshot().save(&*self.disk, &self.plan.output_dir, self.plan.checkpoint.total_limit)?
+        } else {
+            checkpoint_dir(&self.plan.output_dir, step)
+        };
         self.saved = Some((step, path.clone()));
         observer.observe(&Event::Checkpoint { step, path: path.clone() })?;
         Ok(path)
@@ -496,7 +467,7 @@ impl Trainer {
     /// Saves what was trained before a run ends with an error, where that is worth something.
     fn save_what_is_left(&mut self, error: &TrainError, observer: &mut dyn Observer) {
         let is_spoilt = matches!(error, TrainError::NonFiniteSteps { .. });
-        if is_spoilt || self.is_updating || self.step() == 0 {
+        if !self.ranks.writes() || is_spoilt || self.is_updating || self.step() == 0 {
             return;
         }
         // A device that has failed may fail again.
@@ -528,16 +499,22 @@ impl Trainer {
         }
     }
 
+    /// Of a batch of all ranks.
+    fn batch_size(&self) -> NonZeroUsize {
+        self.ranks.share().batch_size_of_all(self.plan.data.batch_size)
+    }
+
     /// Which samples make up each batch, if they are listed.
     fn batch_order(&self) -> BatchOrder {
-        let n_samples = self.data.n_samples();
-        BatchOrder::new(self.plan.seed, n_samples, self.plan.data.batch_size).within(self.buckets.clone())
+        let (n_samples, batch_size) = (self.data.n_samples(), self.batch_size());
+        BatchOrder::new(self.plan.seed, n_samples, batch_size).within(self.buckets.clone())
     }
 
     pub(crate) fn loader(&self) -> Result<Loader, TrainError> {
         let options = LoaderOptions {
             seed: self.plan.seed,
             batch_size: self.plan.data.batch_size,
+            share: self.ranks.share(),
             workers: self.plan.data.workers,
             prefetch: PREFETCH,
             transform: self.plan.data.transform,

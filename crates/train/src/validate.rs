@@ -22,6 +22,7 @@ use pyrograph_weights::Disk;
 
 use crate::encode::Encoder;
 use crate::events::validation_dir;
+use crate::group::Ranks;
 use crate::plan::{ValidationPair, ValidationPlan};
 use crate::stop::Stop;
 use crate::{TrainError, TrainPlan};
@@ -71,6 +72,8 @@ pub(crate) struct Studio<'a> {
     pub(crate) device: &'a Device,
     pub(crate) disk: &'a dyn Disk,
     pub(crate) stop: &'a Stop,
+    /// The pictures are shared out among them.
+    pub(crate) ranks: &'a Ranks,
 }
 
 impl Validator {
@@ -111,26 +114,46 @@ impl Validator {
         if self.rows.is_empty() {
             return Ok(None);
         }
+        let mut pictures = self.drawn_by_all(studio, &controlnet.valid())?.into_iter();
         let dir = validation_dir(output_dir, step);
+        let path = dir.join("grid.png");
+        if !studio.ranks.writes() {
+            return Ok(Some(path));
+        }
         studio.disk.create_dir(&dir).map_err(TrainError::io(&dir))?;
-        let controlnet = controlnet.valid();
         let mut grid_rows = Vec::with_capacity(self.rows.len());
         for (row_idx, row) in self.rows.iter().enumerate() {
             let hint = image(&row.hint.hint_unit, row.hint.width, row.hint.height)?;
             let mut images = vec![("hint".to_owned(), hint)];
             images.extend(row.target.clone().map(|target| ("target".to_owned(), target)));
-            for image_idx in 0..self.validation.images_per_pair.get() {
-                let drawn = self.draw(studio, &controlnet, row_idx, image_idx)?;
-                images.push((format!("image-{image_idx}"), drawn));
-            }
+            let drawn = pictures.by_ref().take(self.validation.images_per_pair.get()).enumerate();
+            images.extend(drawn.map(|(image_idx, drawn)| (format!("image-{image_idx}"), drawn)));
             for (name, image) in &images {
                 save(studio.disk, image, &dir.join(format!("pair-{row_idx}-{name}.png")))?;
             }
             grid_rows.push(images.into_iter().map(|(_, image)| image).collect());
         }
-        let path = dir.join("grid.png");
         save(studio.disk, &grid(&grid_rows), &path)?;
         Ok(Some(path))
+    }
+
+    /// The images of all rows, one after another, each drawn by one of the ranks.
+    fn drawn_by_all(&self, studio: Studio<'_>, controlnet: &ControlNet) -> Result<Vec<RgbImage>, TrainError> {
+        let n_images = self.validation.images_per_pair.get();
+        let places = 0..self.rows.len() * n_images;
+        let mut own = Vec::new();
+        for place in places.clone().filter(|&place| studio.ranks.is_mine(place)) {
+            own.extend(self.draw(studio, controlnet, place / n_images, place % n_images)?.into_raw());
+        }
+        let mut of_ranks = studio.ranks.gather_bytes(own)?;
+        let take = |place: usize| {
+            let HintPixels { width, height, .. } = self.rows[place / n_images].hint;
+            let of_rank = &mut of_ranks[place % studio.ranks.share().n_ranks];
+            let rest = of_rank.split_off(3 * width as usize * height as usize);
+            let pixels = std::mem::replace(of_rank, rest);
+            RgbImage::from_raw(width, height, pixels).expect("as many bytes as were split off")
+        };
+        Ok(places.map(take).collect())
     }
 
     fn draw(

@@ -6,7 +6,7 @@ use super::LoaderOptions;
 use crate::buckets::Buckets;
 use crate::error::DataError;
 use crate::geometry::Size;
-use crate::order::{BatchOrder, Cursor, batches_of};
+use crate::order::{BatchOrder, Cursor, Share, batches_of};
 use crate::source::{Data, Dataset, Sample, StreamCursor};
 use crate::transform::Transform;
 
@@ -18,7 +18,8 @@ pub(super) enum Order {
 }
 
 fn listed_order(dataset: &Dataset, options: &LoaderOptions) -> BatchOrder {
-    BatchOrder::new(options.seed, dataset.samples().len(), options.batch_size).within(options.buckets.clone())
+    let batch_size = options.share.batch_size_of_all(options.batch_size);
+    BatchOrder::new(options.seed, dataset.samples().len(), batch_size).within(options.buckets.clone())
 }
 
 impl Order {
@@ -55,7 +56,13 @@ pub(super) type SizeOfEach = (Buckets, Arc<[usize]>);
 
 /// Says what one batch after another is made of.
 pub(super) enum Planner {
-    Listed { dataset: Arc<Dataset>, order: BatchOrder, size_of_each: Option<SizeOfEach>, cursor: Cursor },
+    Listed {
+        dataset: Arc<Dataset>,
+        order: BatchOrder,
+        share: Share,
+        size_of_each: Option<SizeOfEach>,
+        cursor: Cursor,
+    },
     Streamed(Box<StreamCursor>),
 }
 
@@ -69,6 +76,7 @@ impl Planner {
                 Self::Listed {
                     dataset,
                     order,
+                    share: options.share,
                     size_of_each: buckets.zip(options.buckets.clone()),
                     cursor: start,
                 }
@@ -81,11 +89,12 @@ impl Planner {
 
     pub(super) fn next(&mut self) -> Result<Plan, DataError> {
         match self {
-            Self::Listed { dataset, order, size_of_each, cursor } => {
+            Self::Listed { dataset, order, share, size_of_each, cursor } => {
                 let batch = order.batch(*cursor)?;
                 let size = size_of_each.as_ref().zip(batch.first());
                 let size = size.and_then(|((buckets, of_each), &index)| buckets.sizes().get(of_each[index]));
-                let rows = batch.iter().map(|&index| Ok(dataset.samples()[index].clone())).collect();
+                let rows =
+                    share.of(batch).iter().map(|&index| Ok(dataset.samples()[index].clone())).collect();
                 let (size, epoch) = (size.copied(), cursor.epoch);
                 *cursor = order.after(*cursor);
                 Ok(Plan { rows, size, epoch, cursor_after: *cursor })

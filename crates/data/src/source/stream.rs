@@ -15,7 +15,7 @@ use super::find::{find, relative};
 use super::shard::{Samples, Shard};
 use super::{Layout, Sample, SourceOptions};
 use crate::error::DataError;
-use crate::order::{Cursor, batches_of};
+use crate::order::{Cursor, Share, batches_of};
 use crate::random::{self, Purpose};
 
 /// How a stream is cut and mixed.
@@ -23,17 +23,15 @@ use crate::random::{self, Purpose};
 pub struct StreamOptions {
     /// Rows among which the next one is drawn (`--shuffle_buffer`).
     pub shuffle_buffer: NonZeroUsize,
-    /// Which of the devices that share an epoch this one is, counted from 0.
-    pub rank: usize,
-    /// The number of these devices.
-    pub n_ranks: NonZeroUsize,
+    /// This rank's part of each epoch.
+    pub share: Share,
 }
 
 impl Default for StreamOptions {
-    /// Mixes a thousand rows, as `datasets` does, for one device.
+    /// Mixes a thousand rows, as `datasets` does, for one rank.
     fn default() -> Self {
         let shuffle_buffer = NonZeroUsize::new(1000).expect("not zero");
-        Self { shuffle_buffer, rank: 0, n_ranks: NonZeroUsize::MIN }
+        Self { shuffle_buffer, share: Share::WHOLE }
     }
 }
 
@@ -223,15 +221,12 @@ impl Stream {
         DataError::FewerRows { path: shard.path().to_owned(), expected: *n_rows }
     }
 
-    /// The part of an epoch that this device reads: a stretch, so that it opens no more files than it needs.
+    /// The part of an epoch that this device reads: a stretch, so that it opens no more files than it needs, and as long as
+    /// those of all others, so that all come to its end together. The few rows that are left over are others in each epoch.
     fn share(&self) -> Range<usize> {
-        let (n_rows, n_ranks) = (self.n_rows(), self.options.n_ranks.get());
-        let edge = |rank: usize| {
-            // Products of rows and ranks fit 128 bits.
-            let edge = n_rows as u128 * rank as u128 / n_ranks as u128;
-            usize::try_from(edge).expect("at most the number of rows")
-        };
-        edge(self.options.rank)..edge(self.options.rank + 1)
+        let n_own = self.n_rows() / self.options.share.n_ranks;
+        let first = n_own * self.options.share.rank;
+        first..first + n_own
     }
 
     /// What is read in an epoch: shards and their kept rows.

@@ -17,6 +17,11 @@ const DELETED: &str = "deleted";
 
 const PREFIX: &str = "checkpoint-";
 
+/// The folder of the checkpoint after `step` steps.
+pub(crate) fn checkpoint_dir(output_dir: &Path, step: u64) -> PathBuf {
+    output_dir.join(format!("{PREFIX}{step}"))
+}
+
 /// Where a folder is written before it takes its place.
 pub(crate) fn scratch_dir(output_dir: &Path, name: &str) -> PathBuf {
     output_dir.join(hidden(name, INCOMPLETE))

@@ -2,7 +2,12 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use pyrograph_kernels::sum_of_squares;
+
+use super::Shapes;
+use crate::TrainError;
+use crate::group::Ranks;
 
 /// One flattened gradient for each parameter of a module, in the order in which the module is visited.
 ///
@@ -51,6 +56,46 @@ impl Gradients {
         Self { gradients, scale: None }
     }
 
+    /// The sum with those of all other ranks, in buckets of this many numbers. A rank that had no samples has none to give;
+    /// `shapes` are those of the module.
+    ///
+    /// # Errors
+    /// [`TrainError::Group`] and [`TrainError::RankFailed`].
+    pub(crate) fn summed(
+        own: Option<Self>,
+        shapes: &Shapes,
+        bucket: usize,
+        ranks: &Ranks,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let sizes: Vec<usize> = shapes.iter().map(|(_, shape)| shape.iter().product()).collect();
+        let mut gradients = own.map_or_else(|| vec![None; sizes.len()], |own| own.into_scaled().collect());
+        let mut n_givers: Vec<f32> =
+            gradients.iter().map(|gradient| f32::from(u8::from(gradient.is_some()))).collect();
+        ranks.sum(&mut n_givers)?;
+        let given = (0..sizes.len()).filter(|&place| n_givers[place] > 0.0).collect();
+        for bucket in buckets(given, &sizes, bucket) {
+            let mut numbers = Vec::with_capacity(bucket.iter().map(|&place| sizes[place]).sum());
+            for &place in &bucket {
+                match gradients[place].take() {
+                    Some(own) => {
+                        numbers.extend(own.try_into_vec_as::<f32>().expect("the device hands out f32"));
+                    }
+                    None => numbers.resize(numbers.len() + sizes[place], 0.0),
+                }
+            }
+            ranks.sum(&mut numbers)?;
+            let mut rest = numbers.as_slice();
+            for place in bucket {
+                let (sum, after) = rest.split_at(sizes[place]);
+                let sum = TensorData::new(sum.to_vec(), [sum.len()]);
+                gradients[place] = Some(Tensor::from_data(sum, device));
+                rest = after;
+            }
+        }
+        Ok(Self { gradients, scale: None })
+    }
+
     /// The L2 norm over all gradients, `[1]`, left on the device. `None` if there is no gradient at all.
     #[must_use]
     pub fn norm(&self) -> Option<Tensor<1>> {
@@ -88,5 +133,37 @@ impl Gradients {
             None => gradient,
         };
         gradients.into_iter().map(move |gradient| gradient.map(&scaled))
+    }
+}
+
+/// Cuts places into runs whose sizes add up to at most `limit`, or that are one place.
+fn buckets(places: Vec<usize>, sizes: &[usize], limit: usize) -> Vec<Vec<usize>> {
+    let mut buckets: Vec<Vec<usize>> = Vec::new();
+    let mut filled = 0;
+    for place in places {
+        match buckets.last_mut() {
+            Some(bucket) if filled + sizes[place] <= limit => bucket.push(place),
+            _ => {
+                buckets.push(vec![place]);
+                filled = 0;
+            }
+        }
+        filled += sizes[place];
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_filled_and_none_is_left_out() {
+        let sizes = [3, 3, 9, 1, 1, 5, 2];
+        let cut = |limit| buckets((0..7).collect(), &sizes, limit);
+        assert_eq!(cut(6), [vec![0, 1], vec![2], vec![3, 4], vec![5], vec![6]]);
+        assert_eq!(cut(usize::MAX).len(), 1);
+        assert_eq!(cut(0).len(), 7);
+        assert!(buckets(Vec::new(), &sizes, 6).is_empty());
     }
 }

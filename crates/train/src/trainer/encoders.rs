@@ -8,6 +8,7 @@ use pyrograph_pipeline::Bundle;
 use super::Trainer;
 use crate::TrainError;
 use crate::encode::keeps_all;
+use crate::plan::CachePlan;
 
 impl Trainer {
     /// Encodes every prompt that the run to `total_steps` will use, then frees the text encoders; unless they are not kept
@@ -22,9 +23,16 @@ impl Trainer {
             return Ok(());
         }
         tracing::debug!("{} prompts are encoded before the first step", prompts.len());
-        for prompt in &prompts {
-            self.stop.check()?;
-            self.encoder.keep_prompt(&self.bundle, prompt)?;
+        let stop = self.stop_between();
+        // What the others encode is found in the cache that all share, if it is on a disk.
+        for is_mine in [true, false] {
+            for (place, prompt) in prompts.iter().enumerate() {
+                if self.ranks.is_mine(place) == is_mine {
+                    stop.check()?;
+                    self.encoder.keep_prompt(&self.bundle, prompt)?;
+                }
+            }
+            self.ranks.meet()?;
         }
         self.encoder.free_text_encoders(&mut self.bundle);
         Ok(())
@@ -76,7 +84,10 @@ impl Trainer {
         let n_evaluated = self.plan.evaluation.map_or(0, |evaluation| evaluation.n_samples.get());
         let n_samples = self.data.n_samples() + n_evaluated;
         let side = self.plan.data.transform.side.get();
-        let is_kept = || keeps_all(&self.plan.cache, n_samples, self.bundle.configs().moments_bytes(side));
+        // Another rank may have had a picture that comes to this one in a later epoch.
+        let is_shared = self.ranks.is_alone() || matches!(self.plan.cache, CachePlan::Disk(_));
+        let is_kept =
+            || is_shared && keeps_all(&self.plan.cache, n_samples, self.bundle.configs().moments_bytes(side));
         let is_fixed = self.plan.data.transform.is_fixed();
         if is_over && is_fixed && !self.encoder.has_freed_vae() && is_kept() {
             self.encoder.free_vae_encoder(&mut self.bundle);

@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::loss::{Draw, accumulate, timesteps};
 use crate::plan::{ResumeFrom, TrainPlan};
 use crate::stopwatch::Stopwatch;
-use crate::trainer::step::Step;
+use crate::trainer::step::{Part, Step};
 use crate::window::Window;
 
 /// A step that was made again, with the same samples, timesteps and noise.
@@ -122,7 +122,9 @@ impl Trainer {
         let mut stopwatch = Stopwatch::at_rest();
         let (mut sum, mut micro_batches) = (None, Vec::new());
         for _ in 0..self.plan.optimizer.accumulation_steps.get() {
-            let Some(host) = self.next_batch_with_samples(loader, micro_batches.len())? else { break };
+            let Some(Part { host, .. }) = self.next_batch_with_samples(loader, micro_batches.len())? else {
+                break;
+            };
             let cursor_after = host.cursor_after;
             let batch = self.batch(host)?;
             let micro_step = self.position.micro_step;
@@ -131,10 +133,10 @@ impl Trainer {
             }
             let draw = Draw { seed: self.plan.seed, micro_step };
             let times = timesteps(&batch.ids, draw, self.schedule.n_train_timesteps());
-            let (loss, gradients) = self.micro_batch(&batch, draw, &mut stopwatch);
+            let (loss, gradients) = self.micro_batch(&batch, draw, 1.0, &mut stopwatch);
             accumulate(&mut sum, gradients);
             let sample = |(place, timestep): (usize, usize)| {
-                let (loss, _) = self.micro_batch(&batch.only(place), draw, &mut Stopwatch::at_rest());
+                let (loss, _) = self.micro_batch(&batch.only(place), draw, 1.0, &mut Stopwatch::at_rest());
                 let (id, loss) = (batch.ids[place].clone(), f64::from(loss.into_scalar::<f32>()));
                 ReplayedSample { id, timestep, loss }
             };

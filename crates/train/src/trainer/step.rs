@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, Restored};
 use crate::events::{Event, Observer};
 use crate::loss::{Draw, Frozen, LossOptions, accumulate, control_gradients, timesteps};
 use crate::nonfinite::{NonFinite, Skipped, Suspect};
-use crate::optim::Gradients;
+use crate::optim::{Gradients, Shapes};
 use crate::stopwatch::{Phase, Stopwatch};
 use crate::tap::Tapped;
 use crate::trainee::Trainee;
@@ -37,10 +37,26 @@ pub(crate) enum Step {
     Rescaled,
 }
 
-/// A micro-batch that is computed.
+/// Numbers that are summed over all ranks at once: 256 MiB.
+const BUCKET: usize = 64 << 20;
+
+/// A rank's part of a micro-batch, computed.
 struct Micro {
     loss: Tensor<1>,
+    /// Of the samples of all ranks.
+    share: f64,
     samples: Vec<Suspect>,
+}
+
+/// What of a step is not finite, and where it may come from.
+type Fault = (NonFinite, Vec<Suspect>);
+
+/// A rank's part of a batch.
+pub(super) struct Part {
+    /// May have no samples, if others have some.
+    pub(super) host: HostBatch,
+    /// The part's share of the samples of all ranks.
+    pub(super) share: f64,
 }
 
 impl Trainer {
@@ -79,7 +95,7 @@ impl Trainer {
         // One number is read from the device in each step: what is not finite anywhere shows in it.
         let norm = norm.map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
         if !norm.is_finite() {
-            let (found, samples) = suspects(micros);
+            let (found, samples) = self.of_all_ranks(suspects(micros))?;
             let is_overflow = found == NonFinite::Gradient && self.loss_scale().is_some();
             if is_overflow && self.record.loss_scale.overflowed() {
                 tracing::debug!("a gradient overflowed: the loss is scaled by half as much");
@@ -87,8 +103,8 @@ impl Trainer {
             }
             return Ok(Step::Skipped(found, samples));
         }
-        for micro in micros {
-            window.add(micro.loss, micro.samples.len());
+        for Micro { loss, share, samples } in micros {
+            window.add(loss, share, samples.len());
         }
         self.is_updating = true;
         // Without weights meanwhile, so that nobody else holds the parameters and they are updated in place.
@@ -116,32 +132,33 @@ impl Trainer {
 
     /// Losses and summed gradients of one accumulation group; or what of its batches is not finite before anything was
     /// computed, and in which samples.
-    #[expect(clippy::type_complexity, reason = "used once, a line above")]
     fn accumulated(
         &mut self,
         loader: &mut Loader,
         stopwatch: &mut Stopwatch,
-    ) -> Result<Result<(Vec<Micro>, Gradients), (NonFinite, Vec<Suspect>)>, TrainError> {
+    ) -> Result<Result<(Vec<Micro>, Gradients), Fault>, TrainError> {
         let (mut sum, mut micros, mut fault) = (None, Vec::new(), None);
-        for _ in 0..self.plan.optimizer.accumulation_steps.get() {
-            let Some(host) = self.next_batch_with_samples(loader, micros.len())? else { break };
+        for n_before in 0..self.plan.optimizer.accumulation_steps.get() {
+            let Some(Part { host, share }) = self.next_batch_with_samples(loader, n_before)? else { break };
             let cursor_after = host.cursor_after;
             stopwatch.lap(Phase::Data);
-            let batch = self.batch(host)?;
-            let draw = Draw { seed: self.plan.seed, micro_step: self.position.micro_step };
-            let times = timesteps(&batch.ids, draw, self.schedule.n_train_timesteps());
-            let samples = batch.ids.iter().cloned().zip(times);
-            let samples: Vec<Suspect> = samples.map(|(id, timestep)| Suspect { id, timestep }).collect();
-            match &batch.non_finite {
-                Some((found, places)) if fault.is_none() => {
-                    fault = Some((*found, places.iter().map(|&place| samples[place].clone()).collect()));
-                }
-                // The group is lost, but the next one begins after all of its batches.
-                _ if fault.is_some() => {}
-                _ => {
-                    let (loss, gradients) = self.micro_batch(&batch, draw, stopwatch);
-                    accumulate(&mut sum, gradients);
-                    micros.push(Micro { loss, samples });
+            if !host.samples.is_empty() {
+                let batch = self.batch(host)?;
+                let draw = Draw { seed: self.plan.seed, micro_step: self.position.micro_step };
+                let times = timesteps(&batch.ids, draw, self.schedule.n_train_timesteps());
+                let samples = batch.ids.iter().cloned().zip(times);
+                let samples: Vec<Suspect> = samples.map(|(id, timestep)| Suspect { id, timestep }).collect();
+                match &batch.non_finite {
+                    Some((found, places)) if fault.is_none() => {
+                        fault = Some((*found, places.iter().map(|&place| samples[place].clone()).collect()));
+                    }
+                    // The group is lost, but the next one begins after all of its batches.
+                    _ if fault.is_some() => {}
+                    _ => {
+                        let (loss, gradients) = self.micro_batch(&batch, draw, share, stopwatch);
+                        accumulate(&mut sum, gradients);
+                        micros.push(Micro { loss, share, samples });
+                    }
                 }
             }
             stopwatch.lap(Phase::Backward);
@@ -151,10 +168,14 @@ impl Trainer {
                 break;
             }
         }
-        if let Some(fault) = fault {
+        if let Some(fault) = self.fault_of_all_ranks(fault)? {
             return Ok(Err(fault));
         }
-        let gradients = sum.expect("accumulation is at least 1");
+        let gradients = if self.ranks.is_alone() {
+            sum.expect("accumulation is at least 1")
+        } else {
+            Gradients::summed(sum, &Shapes::of(&self.trainee), BUCKET, &self.ranks, &self.device)?
+        };
         let gradients = match &mut self.tap {
             Some(tap) => tap.gradients(self.position.optimizer_step.into(), gradients),
             None => gradients,
@@ -162,18 +183,54 @@ impl Trainer {
         Ok(Ok((micros, gradients)))
     }
 
-    /// The next batch of which a sample can be used; `None` if an epoch, and so its last group, ends before. The first of a
-    /// group may be in the next epoch.
+    /// What any rank found.
+    fn fault_of_all_ranks(&self, own: Option<Fault>) -> Result<Option<Fault>, TrainError> {
+        let mut n_faults = [f32::from(u8::from(own.is_some()))];
+        self.ranks.sum(&mut n_faults)?;
+        if n_faults[0] == 0.0 {
+            return Ok(None);
+        }
+        let mut faults = self.ranks.gather(own)?.into_iter().flatten();
+        let (found, mut samples) = faults.next().expect("one was counted");
+        samples.extend(faults.flat_map(|(_, samples)| samples));
+        Ok(Some((found, samples)))
+    }
+
+    /// Who may be to blame in any rank: for a loss, if any rank has one that is not finite.
+    fn of_all_ranks(&self, own: Fault) -> Result<Fault, TrainError> {
+        let all = self.ranks.gather(own)?;
+        let is_of_loss = all.iter().any(|(found, _)| *found == NonFinite::Loss);
+        let found = if is_of_loss { NonFinite::Loss } else { NonFinite::Gradient };
+        let samples = all.into_iter().filter(|(of_rank, _)| *of_rank == found);
+        Ok((found, samples.flat_map(|(_, samples)| samples).collect()))
+    }
+
+    /// The next batch of which a sample can be used, by any rank; `None` if an epoch, and so its last group, ends before. The
+    /// first of a group may be in the next epoch.
     pub(super) fn next_batch_with_samples(
         &mut self,
         loader: &mut Loader,
         n_before: usize,
-    ) -> Result<Option<HostBatch>, TrainError> {
+    ) -> Result<Option<Part>, TrainError> {
         loop {
-            let mut host = self.next_batch(loader)?;
-            self.left_out.add(std::mem::take(&mut host.left_out))?;
-            if !host.samples.is_empty() {
-                return Ok(Some(host));
+            let mut host = match self.next_batch(loader) {
+                // All stop after the same batch.
+                Err(TrainError::Stopped) => None,
+                host => Some(host?),
+            };
+            if let Some(host) = &mut host {
+                self.left_out.add(std::mem::take(&mut host.left_out))?;
+            }
+            let n_own = host.as_ref().map_or(0, |host| host.samples.len());
+            #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^24 samples")]
+            let mut told = [n_own as f32, f32::from(u8::from(host.is_none()))];
+            self.ranks.sum(&mut told)?;
+            let [n_samples, n_stopped] = told;
+            let Some(host) = host.filter(|_| n_stopped == 0.0) else { return Err(TrainError::Stopped) };
+            if n_samples > 0.0 {
+                #[expect(clippy::cast_precision_loss, reason = "as above")]
+                let share = n_own as f64 / f64::from(n_samples);
+                return Ok(Some(Part { host, share }));
             }
             self.position.micro_step += 1;
             self.position.cursor = host.cursor_after;
@@ -225,16 +282,17 @@ impl Trainer {
         Ok(batch)
     }
 
-    /// Loss and gradients of one micro-batch.
+    /// Loss and gradients of a rank's part of a micro-batch.
     pub(super) fn micro_batch(
         &self,
         batch: &Batch,
         draw: Draw,
+        share: f64,
         stopwatch: &mut Stopwatch,
     ) -> (Tensor<1>, Gradients) {
         let frozen = Frozen { bundle: &self.bundle, schedule: &self.schedule };
         #[expect(clippy::cast_precision_loss, reason = "an accumulation count is small")]
-        let weight = 1.0 / self.plan.optimizer.accumulation_steps.get() as f64;
+        let weight = share / self.plan.optimizer.accumulation_steps.get() as f64;
         let scale = self.loss_scale();
         let options = LossOptions {
             weight: scale.map_or(weight, |scale| weight * f64::from(scale)),
@@ -294,7 +352,7 @@ impl Trainer {
 }
 
 /// Who may be to blame for a gradient that is not finite: the micro-batches whose loss is not, else all.
-fn suspects(micros: Vec<Micro>) -> (NonFinite, Vec<Suspect>) {
+fn suspects(micros: Vec<Micro>) -> Fault {
     let is_finite = |micro: &Micro| micro.loss.clone().into_scalar::<f32>().is_finite();
     let (well, ill): (Vec<_>, Vec<_>) = micros.into_iter().partition(is_finite);
     let (found, micros) = if ill.is_empty() { (NonFinite::Gradient, well) } else { (NonFinite::Loss, ill) };

@@ -10,7 +10,7 @@ use crate::source::shard::Listed;
 
 fn options(shuffle_buffer: usize, rank: usize, n_ranks: usize) -> StreamOptions {
     let [shuffle_buffer, n_ranks] = [shuffle_buffer, n_ranks].map(|count| NonZeroUsize::new(count).unwrap());
-    StreamOptions { shuffle_buffer, rank, n_ranks }
+    StreamOptions { shuffle_buffer, share: Share { rank, n_ranks } }
 }
 
 /// Shards of so many rows, whose captions are their numbers.
@@ -96,18 +96,22 @@ fn a_stream_continues_at_any_batch_as_if_it_had_not_stopped() {
 }
 
 #[test]
-fn devices_share_every_epoch_and_no_row() {
+fn ranks_share_an_epoch_and_no_row_and_end_together() {
     for n_ranks in [1, 2, 3, 8] {
         let ranks: Vec<Stream> =
             (0..n_ranks).map(|rank| stream(&[10, 1, 20, 6], options(5, rank, n_ranks))).collect();
+        let mut left_over = std::collections::BTreeSet::new();
         for number in 0..3 {
             let rows: Vec<Vec<usize>> = ranks.iter().map(|rank| epoch(rank, 4, number)).collect();
-            assert_eq!(sorted(rows.concat()), (0..37).collect::<Vec<_>>());
-            let lengths = rows.iter().map(Vec::len);
-            assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
+            assert!(rows.iter().all(|rows| rows.len() == 37 / n_ranks));
+            let mut all = sorted(rows.concat());
+            all.dedup();
+            assert_eq!(all.len(), 37 / n_ranks * n_ranks);
+            left_over.extend((0..37).filter(|row| !all.contains(row)));
         }
+        assert!(left_over.len() > 37 % n_ranks || 37 % n_ranks == 0, "not the same in each epoch");
     }
-    // One device reads only the shards that its stretch touches.
+    // One rank reads only the shards that its stretch touches.
     let half = stream(&[10; 8], options(1, 0, 2));
     assert_eq!(half.segments(0, 0).len(), 4);
 }
