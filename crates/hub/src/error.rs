@@ -10,7 +10,21 @@ use crate::name::{RepoKind, RepoName};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// There is no connection, or it broke.
+    /// Nobody could be connected to, since the client was made.
+    #[error("no connection to `{url}`")]
+    NoConnection {
+        /// What was asked for.
+        url: String,
+        /// What the client said.
+        source: Box<ureq::Error>,
+    },
+    /// Nothing may be asked ([`crate::Network::Offline`]).
+    #[error("`{url}` may not be asked")]
+    Offline {
+        /// What would have been asked for.
+        url: String,
+    },
+    /// A connection broke, or there is none any more.
     #[error("cannot reach `{url}`")]
     Unreachable {
         /// What was asked for.
@@ -255,7 +269,8 @@ impl HubError {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. }
+            Self::NoConnection { .. }
+                | Self::Unreachable { .. }
                 | Self::Stalled { .. }
                 | Self::Truncated { .. }
                 | Self::Server { .. }
@@ -273,6 +288,12 @@ impl HubError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::NoConnection { .. } => {
+                "check the network, and HF_ENDPOINT and HTTPS_PROXY if they are set; HF_HUB_OFFLINE=1 asks nothing and takes \
+                 what is in the cache"
+                    .to_owned()
+            }
+            Self::Offline { .. } => "HF_HUB_OFFLINE is set; unset it".to_owned(),
             Self::Unreachable { .. } | Self::Stalled { .. } | Self::Truncated { .. } | Self::Server { .. } => {
                 "run the same command again: what is downloaded stays; behind a mirror or proxy, set HF_ENDPOINT or HTTPS_PROXY"
                     .to_owned()
@@ -312,12 +333,20 @@ impl HubError {
                 listed(found)
             ),
             Self::DiskFull { .. } => "free some space, or set HF_HUB_CACHE to a folder on another disk".to_owned(),
-            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "the disk is full; free some space, or set HF_HUB_CACHE to a folder on another disk".to_owned()
+            Self::Write { source, .. } if is_full(source) => {
+                "free some space, or set HF_HUB_CACHE to a folder on another disk, and run the same command again: what is \
+                 downloaded stays"
+                    .to_owned()
             }
             Self::Status { .. } | Self::UploadRefused { .. } | Self::Read { .. } | Self::Write { .. } => return None,
         })
     }
+}
+
+/// Whether the disk, the user's share of it or what a process may write is used up.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// The first few of a list.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use crate::Tell;
 use crate::error::HubError;
 use crate::name::{Place, RepoKind};
 use crate::notice::Notice;
-use crate::options::{HubOptions, Patience, Waits};
+use crate::options::{HubOptions, Network, Patience, Waits};
 use crate::token::Token;
 
 /// As many as browsers follow.
@@ -31,6 +32,9 @@ pub(crate) struct Http {
     origin: Origin,
     token: Option<Token>,
     pub(crate) patience: Patience,
+    network: Network,
+    /// Whether anybody has answered yet.
+    was_answered: AtomicBool,
 }
 
 /// What is asked.
@@ -126,7 +130,15 @@ impl Http {
             .timeout_per_read(Some(patience.stall))
             .timeout_per_write(Some(patience.stall))
             .build();
-        Ok(Self { agent: config.into(), endpoint, origin, token: options.token.clone(), patience })
+        Ok(Self {
+            agent: config.into(),
+            endpoint,
+            origin,
+            token: options.token.clone(),
+            patience,
+            network: options.network,
+            was_answered: AtomicBool::new(false),
+        })
     }
 
     /// Asks until there is an answer that is no passing fault.
@@ -175,6 +187,9 @@ impl Http {
 
     /// One request and its answer.
     fn exchange(&self, call: &Call<'_>, url: &str) -> Result<Response<Body>, HubError> {
+        if self.network == Network::Offline {
+            return Err(HubError::Offline { url: shown(url) });
+        }
         let mut request = Request::builder().method(call.method).uri(url);
         let is_ours =
             url.parse().ok().and_then(|uri| Origin::of(&uri)).is_some_and(|origin| origin == self.origin);
@@ -199,7 +214,16 @@ impl Http {
                 self.agent.run(request.body(SendBody::from_owned_reader(part)).map_err(bad_url)?)
             }
         };
-        sent.map_err(|error| unreachable(&shown(url), error, self.patience.stall))
+        match sent {
+            Ok(response) => {
+                self.was_answered.store(true, Ordering::Relaxed);
+                Ok(response)
+            }
+            Err(error) if is_of_connecting(&error) && !self.was_answered.load(Ordering::Relaxed) => {
+                Err(HubError::NoConnection { url: shown(url), source: Box::new(error) })
+            }
+            Err(error) => Err(unreachable(&shown(url), error, self.patience.stall)),
+        }
     }
 
     /// What an answer without success means.
@@ -259,11 +283,14 @@ impl Http {
 
 /// Waits for the next attempt, or gives the error back if there is none.
 pub(crate) fn wait_or(error: HubError, waits: &mut Waits<'_>, tell: Tell<'_>) -> Result<(), HubError> {
-    let asked_for = match &error {
-        HubError::TooManyRequests { retry_after } => *retry_after,
-        _ => None,
+    let wait = match &error {
+        // That has been waiting enough.
+        HubError::NoConnection { source, .. } if matches!(**source, ureq::Error::Timeout(_)) => None,
+        HubError::NoConnection { .. } => waits.next_connection(),
+        HubError::TooManyRequests { retry_after } => waits.next(*retry_after),
+        _ => waits.next(None),
     };
-    let Some(wait) = waits.next(asked_for) else { return Err(error) };
+    let Some(wait) = wait else { return Err(error) };
     tell(Notice::Waits { why: &error, wait });
     std::thread::sleep(wait);
     Ok(())
@@ -334,6 +361,17 @@ fn message_of(body: &mut Body) -> Option<String> {
 /// At most a line of what somebody else wrote.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+/// Whether an error came before a word was heard; silence after that is another matter.
+fn is_of_connecting(error: &ureq::Error) -> bool {
+    use ureq::Error::{ConnectionFailed, HostNotFound, Io, Timeout};
+    match error {
+        Timeout(which) => matches!(which, ureq::Timeout::Resolve | ureq::Timeout::Connect),
+        Io(error) => error.kind() != io::ErrorKind::TimedOut,
+        ConnectionFailed | HostNotFound => true,
+        _ => false,
+    }
 }
 
 fn unreachable(url: &str, error: ureq::Error, stall: Duration) -> HubError {

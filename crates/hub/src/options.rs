@@ -55,6 +55,8 @@ pub struct Patience {
     pub stall: Duration,
     /// Attempts after the first one, counted anew whenever bytes arrive.
     pub n_retries: u32,
+    /// The same as long as nobody has ever answered: a network that is not there seldom comes within seconds.
+    pub n_reconnects: u32,
     /// Before the first further attempt; each wait is twice the one before.
     pub first_wait: Duration,
     /// The longest wait between two attempts, also if the server asks for a longer one.
@@ -67,6 +69,7 @@ impl Default for Patience {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(10),
             n_retries: 5,
+            n_reconnects: 2,
             first_wait: Duration::from_secs(1),
             // The Hub counts requests in windows of five minutes.
             longest_wait: Duration::from_secs(300),
@@ -97,6 +100,16 @@ impl<'a> Waits<'a> {
         Some(asked_for.unwrap_or(usual).min(longest_wait))
     }
 
+    /// The same where nobody has ever answered: short and few.
+    pub(crate) fn next_connection(&mut self) -> Option<Duration> {
+        let Patience { n_reconnects, first_wait, .. } = *self.patience;
+        if self.n_made >= n_reconnects {
+            return None;
+        }
+        self.n_made += 1;
+        Some(first_wait / 2)
+    }
+
     /// Something arrived.
     pub(crate) fn restart(&mut self) {
         self.n_made = 0;
@@ -118,5 +131,9 @@ mod tests {
         assert_eq!(waits.next(None), None);
         waits.restart();
         assert_eq!(waits.next(Some(Duration::ZERO)), Some(Duration::ZERO));
+
+        let mut waits = Waits::new(&patience);
+        let short = Some(Duration::from_millis(500));
+        assert_eq!([(); 3].map(|()| waits.next_connection()), [short, short, None]);
     }
 }

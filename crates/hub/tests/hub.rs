@@ -79,13 +79,19 @@ impl Desk {
     /// Asserts that an error is one line and has a hint, and that the cache has nothing that could be taken for the file.
     #[track_caller]
     fn refuses(&self, result: Result<PathBuf, HubError>, message: &str, hint: &str) {
-        let error = result.expect_err(message);
-        let text = error.to_string();
-        assert!(text.contains(message) && !text.contains('\n'), "{text}");
-        let found = error.hint().unwrap_or_default();
-        assert!(found.contains(hint), "{found}");
+        tells(result, message, hint);
         assert!(!self.dir.path().join("models--org--net/blobs").join(self.weights_path()).exists());
     }
+}
+
+/// Asserts that an error is one line and has a hint.
+#[track_caller]
+fn tells(result: Result<PathBuf, HubError>, message: &str, hint: &str) {
+    let error = result.expect_err(message);
+    let text = error.to_string();
+    assert!(text.contains(message) && !text.contains('\n'), "{text}");
+    let found = error.hint().unwrap_or_default();
+    assert!(found.contains(hint), "{found}");
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -277,6 +283,42 @@ fn without_a_network_the_cache_is_enough_if_it_is_whole() {
     fs::write(folder.join(WEIGHTS).canonicalize().unwrap(), "cut").unwrap();
     let damaged = desk.fetch().unwrap_err();
     assert!(damaged.to_string().ends_with("in the cache is damaged"), "{damaged}");
+}
+
+#[test]
+fn a_network_that_is_not_there_is_told_at_once_and_one_that_may_not_be_asked_sooner() {
+    let desk = Desk::new();
+    let folder = desk.fetch().unwrap();
+    let hub = |network: Network| {
+        // Nobody listens there any more.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        Hub::new(HubOptions { endpoint, network, ..HubOptions::new(desk.dir.path().to_owned()) }).unwrap()
+    };
+    let wanted = Wanted::Part { folder: "controlnet", variant: None, pickles: Pickles::Refused };
+    let fetch = |name: &str| {
+        let mut waits = Vec::new();
+        let mut tell = |notice: Notice<'_>| {
+            if let Notice::Waits { wait, .. } = notice {
+                waits.push(wait);
+            }
+        };
+        let result = hub(Network::Online).fetch(
+            RepoKind::Model,
+            &RepoName::parse(name).unwrap(),
+            None,
+            &wanted,
+            &mut tell,
+        );
+        (result, waits)
+    };
+    let (result, waits) = fetch("org/other");
+    tells(result, "no connection to `http://127.0.0.1:", "check the network");
+    assert_eq!(waits, [Duration::from_millis(500); 2]);
+    let (result, _) = fetch("org/net");
+    assert_eq!(result.unwrap(), folder, "the cache is enough");
+    let error = hub(Network::Offline).user(&mut |_| ()).unwrap_err();
+    assert!(matches!(error, HubError::Offline { .. }), "{error}");
 }
 
 #[test]
