@@ -19,6 +19,8 @@ mod eval;
 mod from_png;
 mod generate;
 mod hub;
+mod hub_guide;
+mod hub_push;
 mod layouts;
 mod plan;
 mod reference_flags;

@@ -32,13 +32,18 @@ impl<'a> Folders<'a> {
         Self { args, pickles, output, hub: OnceCell::new() }
     }
 
+    /// The same where pickles are never read.
+    pub(crate) fn without_pickles(args: &'a HubArgs, output: &'a OutputArgs) -> Self {
+        Self { args, pickles: Pickles::Refused, output, hub: OnceCell::new() }
+    }
+
     /// A whole model, of whose parts those in `without` are not needed.
     pub(crate) fn base(
         &self,
         path: &Path,
         variant: Option<&str>,
         without: &[&'static str],
-    ) -> Result<PathBuf, HubError> {
+    ) -> anyhow::Result<PathBuf> {
         let variant = variant.map(str::to_owned);
         let wanted = Wanted::Pipeline { variant, without: without.to_vec(), pickles: self.pickles };
         self.folder(path, RepoKind::Model, &wanted)
@@ -50,36 +55,33 @@ impl<'a> Folders<'a> {
         path: &Path,
         folder: &'static str,
         variant: Option<&str>,
-    ) -> Result<PathBuf, HubError> {
+    ) -> anyhow::Result<PathBuf> {
         let wanted = Wanted::Part { folder, variant: variant.map(str::to_owned), pickles: self.pickles };
         self.folder(path, RepoKind::Model, &wanted)
     }
 
     /// A whole model or, if it is none, a part of one.
-    pub(crate) fn model(&self, path: &Path) -> Result<PathBuf, HubError> {
+    pub(crate) fn model(&self, path: &Path) -> anyhow::Result<PathBuf> {
         match self.base(path, None, &[]) {
-            Err(HubError::NotAPipeline { .. }) => self.part(path, CONTROLNET, None),
+            Err(error) if matches!(error.downcast_ref(), Some(HubError::NotAPipeline { .. })) => {
+                self.part(path, CONTROLNET, None)
+            }
             done => done,
         }
     }
 
     /// A tokenizer.
-    pub(crate) fn tokenizer(&self, path: &Path) -> Result<PathBuf, HubError> {
+    pub(crate) fn tokenizer(&self, path: &Path) -> anyhow::Result<PathBuf> {
         self.folder(path, RepoKind::Model, &Wanted::Tokenizer)
     }
 
     /// The samples of a data set.
-    pub(crate) fn dataset(
-        &self,
-        path: &Path,
-        config: Option<&str>,
-        split: &str,
-    ) -> Result<PathBuf, HubError> {
+    pub(crate) fn dataset(&self, path: &Path, config: Option<&str>, split: &str) -> anyhow::Result<PathBuf> {
         let wanted = Wanted::Dataset { config: config.map(str::to_owned), split: split.to_owned() };
         self.folder(path, RepoKind::Dataset, &wanted)
     }
 
-    fn folder(&self, path: &Path, kind: RepoKind, wanted: &Wanted) -> Result<PathBuf, HubError> {
+    fn folder(&self, path: &Path, kind: RepoKind, wanted: &Wanted) -> anyhow::Result<PathBuf> {
         let Some(name) = name_on_hub(path) else { return Ok(path.to_owned()) };
         // A ControlNet and a data set have revisions of their own.
         let has_revision = match wanted {
@@ -89,7 +91,20 @@ impl<'a> Folders<'a> {
         };
         let revision = self.args.revision.as_deref().filter(|_| has_revision);
         let mut tell = progress::transfers(self.output);
-        self.hub()?.fetch(kind, &name, revision, wanted, &mut tell)
+        self.hub()?.fetch(kind, &name, revision, wanted, &mut tell).map_err(|error| {
+            // A repository that is there shows that its name was meant.
+            let may_be_a_path = error.is_of_the_network()
+                || matches!(
+                    error,
+                    HubError::NotCached { .. } | HubError::NoToken { .. } | HubError::NoRepo { .. }
+                );
+            let error = anyhow::Error::new(error);
+            if may_be_a_path {
+                error.context(format!("nothing is at `{name}` here, so it is taken for a name on the Hub"))
+            } else {
+                error
+            }
+        })
     }
 
     fn hub(&self) -> Result<&Hub, HubError> {

@@ -48,12 +48,12 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Generate(args) => commands::generate(args, &cli.output).map(done),
         Command::Eval(args) => commands::eval(args, &cli.output).map(done),
         Command::Inspect(args) => commands::inspect(args, &cli.output).map(done),
-        Command::Convert(args) => commands::convert(args).map(done),
+        Command::Convert(args) => commands::convert(args, &cli.output).map(done),
         Command::Push(args) => commands::push(args, &cli.output).map(done),
         Command::InitBase(args) => commands::init_base(args).map(done),
         Command::Data(args) => commands::data(args, &cli.output).map(done),
         Command::Demo(args) => commands::demo(args, &cli.output),
-        Command::Bench(args) => commands::bench(args).map(done),
+        Command::Bench(args) => commands::bench(args, &cli.output).map(done),
     };
     match result {
         Ok(outcome) => outcome.into(),

@@ -1,13 +1,14 @@
 //! The model card in a run's output folder, and the upload of both.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io, str};
 
 use pyrograph_hub::{
     CardFacts, CardFamily, CardPicture, Hub, HubError, ModelCard, Push, PushFile, RepoName, Visibility,
 };
 use pyrograph_report::Section;
-use pyrograph_train::{Length, TrainError, TrainPlan};
+use pyrograph_train::{Length, TrainPlan};
+use pyrograph_weights::{SystemDisk, write_text};
 
 use crate::args::{OutputArgs, PushArgs, TokenArgs, UsageError};
 use crate::hub::{self, cached_name, name_of};
@@ -19,27 +20,39 @@ const CARD: &str = "README.md";
 /// Facts that say where something was on this machine, which is nobody's business.
 const PRIVATE_FACTS: [&str; 2] = ["folder", "base"];
 
-/// Writes the card of a finished run.
+/// Writes the card of a finished run, unless somebody has written there what is to stay.
 ///
-/// # Errors
-/// If it cannot be written.
-pub(crate) fn write(
-    plan: &TrainPlan,
-    sections: &[Section],
-    is_xl: bool,
-    repo: Option<&RepoName>,
-) -> Result<(), TrainError> {
+/// What cannot be written is told; the ControlNet is there without it.
+pub(crate) fn write(plan: &TrainPlan, sections: &[Section], is_xl: bool, repo: Option<&RepoName>) {
+    let path = plan.output_dir.join(CARD);
+    match fs::read(&path) {
+        Ok(there) if !str::from_utf8(&there).is_ok_and(ModelCard::is_untouched) => {
+            tracing::info!("{} was changed, or written by another program: it stays", path.display());
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("the run has no model card: cannot read `{}`: {error}", path.display());
+        }
+        _ => {
+            let text = card(plan, sections, is_xl, repo).sealed();
+            if let Err(error) = write_text(&plan.output_dir, CARD, &text, &SystemDisk) {
+                let causes: Vec<String> = anyhow::Chain::new(&error).map(ToString::to_string).collect();
+                tracing::warn!("the run has no model card: {}", causes.join(": "));
+            }
+        }
+    }
+}
+
+fn card(plan: &TrainPlan, sections: &[Section], is_xl: bool, repo: Option<&RepoName>) -> ModelCard {
     let base = cached_name(&plan.model.base);
-    let card = ModelCard {
+    ModelCard {
         name: repo.map_or_else(|| name_of(&plan.output_dir), RepoName::to_string),
         is_base_on_hub: base.is_some(),
         base_model: base.map_or_else(|| name_of(&plan.model.base), |name| name.to_string()),
         family: if is_xl { CardFamily::StableDiffusionXl } else { CardFamily::StableDiffusion },
         pictures: pictures(plan),
+        dataset: cached_name(&plan.data.dir).map(|name| name.to_string()),
         facts: facts(plan, sections),
-    };
-    let path = plan.output_dir.join(CARD);
-    fs::write(&path, card.to_string()).map_err(TrainError::io(&path))
+    }
 }
 
 /// The newest validation.
@@ -63,7 +76,9 @@ fn facts(plan: &TrainPlan, sections: &[Section]) -> Vec<CardFacts> {
         Length::Steps(steps) => format!("{steps} steps"),
         Length::Epochs(epochs) => format!("{epochs} epochs"),
     };
+    let data = cached_name(&plan.data.dir);
     let run = [
+        ("data set", data.map_or_else(|| name_of(&plan.data.dir), |name| name.to_string())),
         ("length", length),
         ("batch", format!("{} x {} accumulated", plan.data.batch_size, plan.optimizer.accumulation_steps)),
         ("learning rate", plan.optimizer.learning_rate.to_string()),
@@ -130,8 +145,8 @@ fn files(dir: &Path) -> Result<Vec<PushFile>, HubError> {
     if dir.join("unet").is_dir() {
         paths.extend(weights_in(dir, "unet/"));
     }
-    if let Ok(card) = fs::read_to_string(dir.join(CARD)) {
-        paths.extend(ModelCard::pictures_of(&card).into_iter().map(str::to_owned));
+    if let Ok(card) = fs::read(dir.join(CARD)) {
+        paths.extend(ModelCard::pictures_of(&String::from_utf8_lossy(&card)).into_iter().map(str::to_owned));
         paths.push(CARD.to_owned());
     }
     let local = |path: &str| path.split('/').fold(dir.to_owned(), |local: PathBuf, part| local.join(part));

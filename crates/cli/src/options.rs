@@ -184,7 +184,7 @@ mod tests {
             .filter(|arg| !arg.get_help_heading().is_some_and(|heading| heading.starts_with("Accepted")))
             .map(|arg| arg.get_id().as_str())
             .collect();
-        let of_the_hub = ["hub_model_id", "hub_private_repo", "hub_token", "push_to_hub", "revision"];
+        let of_the_hub = ["hub_model_id", "hub_private_repo", "hub_token", "push_to_hub"];
         let without_key = ["preset", "print_config", "use_8bit_adam", "fit", "center_crop"];
         let expected: BTreeSet<&str> = keys.iter().copied().chain(without_key).chain(of_the_hub).collect();
         assert_eq!(flags, expected);

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::hash::sha256_of_text;
+
 /// A ControlNet's model card.
 ///
 /// Source: diffusers 0.42, `save_model_card` of the two training scripts, whose licences and tags these are.
@@ -13,6 +15,8 @@ pub struct ModelCard {
     pub base_model: String,
     /// Whether that is named as on the Hub, so that others find it.
     pub is_base_on_hub: bool,
+    /// The name of the data set, if it is on the Hub.
+    pub dataset: Option<String>,
     /// Which base models it is for.
     pub family: CardFamily,
     /// What the ControlNet was shown and drew.
@@ -71,7 +75,25 @@ impl CardFamily {
     }
 }
 
+/// What the last line of a card begins with, before the SHA-256 of what is above it.
+const SEAL: &str = "<!-- Written by Pyrograph, which writes it anew as long as nobody has changed it: ";
+
 impl ModelCard {
+    /// The card as a file, with a line at its end by which [`Self::is_untouched`] knows it again.
+    #[must_use]
+    pub fn sealed(&self) -> String {
+        let text = format!("{self}\n");
+        let seal = sha256_of_text(&text);
+        format!("{text}{SEAL}{seal} -->\n")
+    }
+
+    /// Whether a file is a card of [`Self::sealed`] that nobody has changed since, so that nothing is lost with it.
+    #[must_use]
+    pub fn is_untouched(file: &str) -> bool {
+        let Some((text, seal)) = file.rsplit_once(SEAL) else { return false };
+        seal.strip_suffix(" -->\n").is_some_and(|seal| seal == sha256_of_text(text))
+    }
+
     /// The paths of the pictures that a card shows, as far as they are in its own repository.
     #[must_use]
     pub fn pictures_of(card: &str) -> Vec<&str> {
@@ -83,11 +105,14 @@ impl ModelCard {
 
 impl fmt::Display for ModelCard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, base_model, is_base_on_hub, family, pictures, facts } = self;
+        let Self { name, base_model, is_base_on_hub, dataset, family, pictures, facts } = self;
         let (license, tag, pipeline) = (family.license(), family.tag(), family.pipeline());
         writeln!(f, "---\nlicense: {license}\nlibrary_name: diffusers")?;
         if *is_base_on_hub {
             writeln!(f, "base_model: {base_model}")?;
+        }
+        if let Some(dataset) = dataset {
+            writeln!(f, "datasets:\n- {dataset}")?;
         }
         writeln!(f, "tags:")?;
         for tag in [
@@ -161,6 +186,7 @@ mod tests {
             name: "me/circles".to_owned(),
             base_model: "org/xl".to_owned(),
             is_base_on_hub: true,
+            dataset: Some("org/circles".to_owned()),
             family: CardFamily::StableDiffusionXl,
             pictures: vec![CardPicture {
                 caption: "red [circle](x)".to_owned(),
@@ -172,7 +198,7 @@ mod tests {
             }],
         };
         let text = card.to_string();
-        assert!(text.starts_with("---\nlicense: openrail++\nlibrary_name: diffusers\nbase_model: org/xl\ntags:\n- stable-diffusion-xl\n"), "{text}");
+        assert!(text.starts_with("---\nlicense: openrail++\nlibrary_name: diffusers\nbase_model: org/xl\ndatasets:\n- org/circles\ntags:\n- stable-diffusion-xl\n"), "{text}");
         assert!(
             text.contains(
                 "- controlnet\n- diffusers-training\ninference: true\n---\n\n# controlnet-me/circles\n"
@@ -185,5 +211,17 @@ mod tests {
         assert!(
             ModelCard::pictures_of("![a](../../etc/passwd) ![b](/etc/passwd) ![c](http://a/b)").is_empty()
         );
+
+        let file = card.sealed();
+        assert!(file.starts_with(&text) && ModelCard::is_untouched(&file), "{file}");
+        for changed in [
+            file.replace("diffusers-training", "mine"),
+            file.replace("red", "blue"),
+            format!("{file}Mine.\n"),
+            text,
+            String::new(),
+        ] {
+            assert!(!ModelCard::is_untouched(&changed), "{changed}");
+        }
     }
 }

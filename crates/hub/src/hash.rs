@@ -52,6 +52,11 @@ pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
     hash(Sha256::new(), &mut File::open(path)?)
 }
 
+/// The SHA-256 of a text.
+pub(crate) fn sha256_of_text(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
 /// Takes in a file; in lower-case hexadecimal digits.
 fn hash(mut hasher: impl Digest, file: &mut File) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
@@ -61,10 +66,15 @@ fn hash(mut hasher: impl Digest, file: &mut File) -> io::Result<String> {
             n => hasher.update(&buffer[..n]),
         }
     }
-    Ok(hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+    Ok(hex(&hasher.finalize()))
+}
+
+/// Bytes in lower-case digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes everything");
         text
-    }))
+    })
 }
 
 #[cfg(test)]

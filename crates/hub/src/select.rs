@@ -133,7 +133,9 @@ fn part(
 }
 
 fn tokenizer(name: &RepoName, paths: &[&str]) -> Result<Chosen, HubError> {
-    let has_one = |folder: &str| paths.contains(&&*joined(folder, "vocab.json"));
+    let has_one = |folder: &str| {
+        ["vocab.json", "tokenizer.json"].iter().any(|file| paths.contains(&&*joined(folder, file)))
+    };
     let Some(folder) = ["", "tokenizer"].into_iter().find(|folder| has_one(folder)) else {
         let file = "vocab.json".to_owned();
         return Err(HubError::NoConfig { name: name.clone(), file, found: some(paths) });
@@ -349,6 +351,26 @@ mod tests {
             ["config.json", paths[2], paths[3], paths[1]].map(str::to_owned)
         );
         assert_eq!(chosen(&of(Some("fp16")), &paths).unwrap(), ["config.json", paths[6], paths[5], paths[4]]);
+    }
+
+    #[test]
+    fn a_tokenizer_is_in_either_form_at_the_root_or_in_its_folder() {
+        for (paths, expected) in [
+            (&["vocab.json", "merges.txt", "config.json"][..], &["vocab.json", "merges.txt"][..]),
+            (&["unet/config.json", "tokenizer/tokenizer.json"], &["tokenizer/tokenizer.json"]),
+        ] {
+            assert_eq!(chosen(&Wanted::Tokenizer, paths).unwrap(), sorted(expected));
+        }
+        assert_eq!(
+            chosen(&Wanted::Tokenizer, &["config.json"]).unwrap_err(),
+            "`org/name` has no `vocab.json`"
+        );
+    }
+
+    fn sorted(paths: &[&str]) -> Vec<String> {
+        let mut paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
+        paths.sort();
+        paths
     }
 
     #[test]

@@ -69,6 +69,9 @@ pub struct ModelSection {
     pub conditioning_embedding_out_channels: Option<Vec<NonZeroUsize>>,
     /// A tokenizer's folder. Left out: the one of the Stable Diffusion folder.
     pub tokenizer_name: Option<PathBuf>,
+    /// The branch, tag or commit of base model, VAE and tokenizer, where they are named as on the Hub; folders have none.
+    /// Left out: `main`.
+    pub revision: Option<String>,
     /// The variant of the frozen models' weight files, as in `model.fp16.safetensors`.
     pub variant: Option<String>,
     /// Read pickled weight files (`.bin`, `.ckpt`, `.pth`) where there are no others; nothing in them is run. Default: false.
@@ -86,6 +89,7 @@ impl Default for ModelSection {
             controlnet_model_name_or_path: None,
             conditioning_embedding_out_channels: None,
             tokenizer_name: None,
+            revision: None,
             variant: None,
             allow_pickle: false,
             sd_locked: true,

@@ -11,6 +11,7 @@ use pyrograph_data::Side;
 use pyrograph_train::TrainConfig;
 
 use super::data::side;
+use super::hub::HubArgs;
 use super::memory::MemoryArgs;
 use super::optimizer::OptimizerArgs;
 
@@ -28,8 +29,8 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct BenchArgs {
     /// The base model: `tiny`, the one inside this program; `sd15` or `sdxl`, Stable Diffusion 1.5 or XL with random
-    /// weights; or a Stable Diffusion folder in diffusers' layout.
-    #[arg(long, default_value = "tiny", value_name = "tiny|sd15|sdxl|DIR")]
+    /// weights; or a Stable Diffusion folder in diffusers' layout, one file with the original names, or a name on the Hub.
+    #[arg(long, default_value = "tiny", value_name = "tiny|sd15|sdxl|DIR|FILE|NAME")]
     pub(crate) preset: BenchModel,
     /// Width and height of the pictures in pixels, a multiple of 8 [default: what the base model was trained for].
     #[arg(long, value_name = "PIXELS", value_parser = side)]
@@ -50,6 +51,8 @@ pub(crate) struct BenchArgs {
     /// Draw speed and memory over the batch sizes on a page.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 impl BenchArgs {
@@ -68,7 +71,7 @@ pub(crate) enum BenchModel {
     Tiny,
     Sd15,
     Sdxl,
-    Folder(PathBuf),
+    Path(PathBuf),
 }
 
 impl fmt::Display for BenchModel {
@@ -77,7 +80,7 @@ impl fmt::Display for BenchModel {
             Self::Tiny => f.write_str("tiny"),
             Self::Sd15 => f.write_str("sd15"),
             Self::Sdxl => f.write_str("sdxl"),
-            Self::Folder(folder) => folder.display().fmt(f),
+            Self::Path(path) => path.display().fmt(f),
         }
     }
 }
@@ -90,7 +93,7 @@ impl FromStr for BenchModel {
             "tiny" => Self::Tiny,
             "sd15" => Self::Sd15,
             "sdxl" => Self::Sdxl,
-            folder => Self::Folder(folder.into()),
+            path => Self::Path(path.into()),
         })
     }
 }

@@ -7,6 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use pyrograph_data::{Columns, HintMaker, Palette, ShardFormat, Side, SourceOptions};
 use pyrograph_train::Bytes;
 
+use super::hub::{HubArgs, TokenArgs};
+
 /// Make data sets and hints, and look at them before they are trained on.
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
@@ -92,7 +94,7 @@ Examples:
 pub(crate) struct HintArgs {
     /// What to make; see below.
     pub(crate) hint: HintMaker,
-    /// A picture, or a folder of pictures.
+    /// A picture, or a folder of pictures; of a data set, also one on the Hub, `train --hint` makes them.
     #[arg(value_name = "FILE|DIR")]
     pub(crate) input: PathBuf,
     /// The hint's PNG file, or a folder for them with the names of the pictures.
@@ -121,8 +123,8 @@ Examples:
 /// Which rows of a data set are read.
 #[derive(Debug, Args)]
 pub(crate) struct RowArgs {
-    /// The data set's folder or file.
-    #[arg(value_name = "DIR|FILE")]
+    /// The data set's folder, file or name on the Hub.
+    #[arg(value_name = "DIR|FILE|NAME")]
     pub(crate) dir: PathBuf,
     /// The column of target images.
     #[arg(long, value_name = "NAME", default_value = "image")]
@@ -138,7 +140,7 @@ pub(crate) struct RowArgs {
     pub(crate) dataset_split: String,
     /// The configuration: a sub-folder.
     #[arg(long, value_name = "NAME")]
-    dataset_config_name: Option<String>,
+    pub(crate) dataset_config_name: Option<String>,
     /// A folder of hints that are named as the images.
     #[arg(long, value_name = "DIR")]
     conditioning_data_dir: Option<PathBuf>,
@@ -169,18 +171,19 @@ impl RowArgs {
 /// Where captions are measured in tokens.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// Count the tokens of captions as this Stable Diffusion folder does [default: count words].
-    #[arg(long, value_name = "DIR")]
+    /// Count the tokens of captions as this Stable Diffusion folder does, or that of a name on the Hub [default: count words].
+    #[arg(long, value_name = "DIR|NAME")]
     base: Option<PathBuf>,
-    /// The same for a tokenizer's own folder.
-    #[arg(long, value_name = "DIR", conflicts_with = "base")]
+    /// The same for a tokenizer's own folder or name on the Hub.
+    #[arg(long, value_name = "DIR|NAME", conflicts_with = "base")]
     tokenizer_name: Option<PathBuf>,
 }
 
 impl TokenizerArgs {
-    /// The tokenizer's folder, if there is one.
+    /// The tokenizer's folder or name on the Hub, if there is one. Of a name on the Hub the folder in it is found there.
     pub(crate) fn folder(&self) -> Option<PathBuf> {
-        self.tokenizer_name.clone().or_else(|| self.base.as_ref().map(|base| base.join("tokenizer")))
+        let in_base = |base: &PathBuf| if base.is_dir() { base.join("tokenizer") } else { base.clone() };
+        self.tokenizer_name.clone().or_else(|| self.base.as_ref().map(in_base))
     }
 }
 
@@ -209,6 +212,8 @@ pub(crate) struct CheckArgs {
     /// Tell everything as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 /// Say what is in a data set: numbers, sizes, shapes, captions, and the buckets that would result.
@@ -226,6 +231,8 @@ pub(crate) struct StatsArgs {
     /// Tell everything as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 const BUILD_HELP: &str = "\
@@ -255,6 +262,8 @@ pub(crate) struct BuildArgs {
     /// The list of rows to leave out [default: quarantine.txt in the data set's folder, if there is one].
     #[arg(long, value_name = "FILE.txt")]
     pub(crate) quarantine: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
 }
 
 /// The files of `data build`.

@@ -34,8 +34,8 @@ pub(crate) struct EvalArgs {
     pub(crate) controlnet: PathBuf,
     #[command(flatten)]
     pub(crate) pickles: PickleArgs,
-    /// The data set's folder, with hints, captions and target pictures.
-    #[arg(long, value_name = "DIR")]
+    /// The data set's folder, file or name on the Hub, with hints, captions and target pictures.
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) data: PathBuf,
     /// What the hints show: the outline of one figure, or Canny's edges.
     #[arg(long, default_value = "outline", value_parser = choice::<HintKind>(HintKind::ALL.map(HintKind::name)))]

@@ -23,7 +23,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub(crate) use bench::{BenchArgs, BenchModel};
 pub(crate) use data::{
-    BuildArgs, CheckArgs, CirclesArgs, DataArgs, DataCommand, HintArgs, StatsArgs, TokenizerArgs,
+    BuildArgs, CheckArgs, CirclesArgs, DataArgs, DataCommand, HintArgs, RowArgs, StatsArgs, TokenizerArgs,
 };
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{CanvasArgs, ControlArgs, FileArgs, GenerateArgs, PromptArgs};

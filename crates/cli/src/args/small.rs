@@ -42,8 +42,8 @@ impl PickleArgs {
 /// Every tensor is read back and compared before it is called done. A1111 and ComfyUI read the files.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// A base model's or ControlNet's folder or file.
-    #[arg(value_name = "DIR|FILE")]
+    /// A base model's or ControlNet's folder, file or name on the Hub.
+    #[arg(value_name = "DIR|FILE|NAME")]
     pub(crate) input: PathBuf,
     /// A file that ends in `.safetensors`; or a folder in diffusers' layout.
     #[arg(value_name = "FILE|DIR")]
@@ -62,6 +62,8 @@ pub(crate) struct ConvertArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) pickles: PickleArgs,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 /// How tensors are called.

@@ -354,6 +354,7 @@ impl TrainArgs {
         let mut config =
             self.preset.as_deref().map_or_else(|| Ok(TrainConfig::default()), TrainConfig::read)?;
         self.model.apply(&mut config);
+        set_some(&mut config.model.revision, &self.hub.revision);
         self.data.apply(&mut config);
         set_some(&mut config.cache.cache, &self.cache.cache);
         set_some(&mut config.cache.cache_dir, &self.cache.cache_dir);

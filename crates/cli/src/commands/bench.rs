@@ -15,16 +15,23 @@ use pyrograph_train::{
 use serde_json::json;
 
 use super::trained_side;
-use crate::args::{BenchArgs, BenchModel};
+use crate::args::{BenchArgs, BenchModel, OutputArgs};
 use crate::backend;
+use crate::hub::Folders;
 
-pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let preset = match &args.preset {
+        BenchModel::Path(path) => {
+            BenchModel::Path(Folders::without_pickles(&args.hub, output).base(path, None, &[])?)
+        }
+        random => random.clone(),
+    };
     let mut batch_sizes = args.batch_size.clone();
     // What one has held stays with the process, so a smaller one after it would seem to need as much.
     batch_sizes.sort();
     let mut points = Vec::new();
     for batch_size in batch_sizes {
-        let measured = measure(args, batch_size)?;
+        let measured = measure(args, &preset, batch_size)?;
         let text = if args.json { measured.json(args) + "\n" } else { measured.table() };
         std::io::stdout().write_all(text.as_bytes()).map_err(TrainError::io("standard output".as_ref()))?;
         points.push(measured.point());
@@ -52,10 +59,10 @@ struct Measured {
     predicted_bytes: u64,
 }
 
-fn measure(args: &BenchArgs, batch_size: NonZeroUsize) -> anyhow::Result<Measured> {
+fn measure(args: &BenchArgs, preset: &BenchModel, batch_size: NonZeroUsize) -> anyhow::Result<Measured> {
     let device = backend::open()?;
     let scratch = tempfile::tempdir()?;
-    let bundle = base_model(&args.preset, scratch.path(), &device)?;
+    let bundle = base_model(preset, scratch.path(), &device)?;
     let side = args.resolution.map_or_else(|| trained_side(&bundle), Ok)?;
     let plan = plan(args, batch_size, side, scratch.path())?;
     backend::require(&device, &plan)?;
@@ -82,7 +89,7 @@ fn base_model(model: &BenchModel, scratch: &Path, device: &Device) -> Result<Bun
         }
         BenchModel::Sd15 => Bundle::random_sd15(scratch, device),
         BenchModel::Sdxl => Bundle::random_sdxl(scratch, device),
-        BenchModel::Folder(folder) => Bundle::open(folder, &BundleOptions::default(), device),
+        BenchModel::Path(path) => Bundle::open(path, &BundleOptions::default(), device),
     }
 }
 

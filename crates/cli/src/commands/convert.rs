@@ -3,10 +3,11 @@
 use pyrograph_pipeline::{ConvertOptions, Naming, convert as write};
 use pyrograph_weights::{SaveDtype, SystemDisk};
 
-use crate::args::{ConvertArgs, FileType, Names, UsageError};
+use crate::args::{ConvertArgs, FileType, Names, OutputArgs, UsageError};
 use crate::backend;
+use crate::hub::Folders;
 
-pub(crate) fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
+pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let is_empty_dir = || std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_none());
     if args.output.exists() && !args.force && !is_empty_dir() {
         return Err(UsageError::OutputExists { path: args.output.clone() }.into());
@@ -24,7 +25,8 @@ pub(crate) fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
         title: args.title.as_deref(),
         pickles: args.pickles.policy(),
     };
-    write(&args.input, &args.output, &options, &backend::open()?, &SystemDisk)?;
+    let input = Folders::new(&args.hub, options.pickles, output).model(&args.input)?;
+    write(&input, &args.output, &options, &backend::open()?, &SystemDisk)?;
     tracing::info!("`{}` is written, read back and compared", args.output.display());
     Ok(())
 }

@@ -13,6 +13,9 @@ use crate::args::{EvalArgs, LogFormat, OutputArgs};
 use crate::hub::{CONTROLNET, Folders};
 use crate::{backend, progress};
 
+/// What is read of a data set.
+const SPLIT: &str = "train";
+
 pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let device = backend::open()?;
     // The small things first: a mistake in them is found before gigabytes are read.
@@ -22,9 +25,9 @@ pub(crate) fn eval(args: &EvalArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let side = args.resolution.map(Side::try_from).transpose()?;
     let columns = Columns::default();
     let columns = if args.hint.is_some() { Columns { hint: None, ..columns } } else { columns };
-    let dataset = Dataset::open(&args.data, &columns)?;
     let pickles = args.pickles.policy();
     let folders = Folders::new(&args.hub, pickles, output);
+    let dataset = Dataset::open(&folders.dataset(&args.data, None, SPLIT)?, &columns)?;
     let controlnet = folders.part(&args.controlnet, CONTROLNET, None)?;
     let unet = args.unet.as_ref().map(|path| folders.part(path, "unet", None)).transpose()?;
     let without: &[&str] = if unet.is_some() { &["unet"] } else { &[] };

@@ -13,6 +13,7 @@ mod plan;
 mod push;
 mod replay;
 mod train;
+mod train_names;
 
 use pyrograph_data::{DataError, Side};
 use pyrograph_pipeline::Bundle;

@@ -17,9 +17,10 @@ use crate::backend;
 const SAFE_PERCENT: u64 = 85;
 
 pub(crate) fn plan(args: &PlanArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let planned = Planned::new(&args.train, plan_of(&args.train, output)?)?;
+    let (plan, names) = plan_of(&args.train, output)?;
+    let planned = Planned::new(&args.train, plan)?;
     if args.train.print_config {
-        return print_config(planned.accepted()?.0);
+        return print_config(planned.accepted()?.0, &names);
     }
     let text = if args.json { planned.json() + "\n" } else { planned.text() };
     std::io::stdout()

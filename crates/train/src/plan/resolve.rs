@@ -72,6 +72,8 @@ fn model_plan(section: ModelSection) -> Result<ModelPlan, PlanError> {
         controlnet_model_name_or_path,
         conditioning_embedding_out_channels: hint_channels,
         tokenizer_name,
+        // Whoever knows the Hub has brought what it named.
+        revision: _,
         variant,
         allow_pickle,
         sd_locked,
@@ -322,6 +324,7 @@ impl From<TrainPlan> for TrainConfig {
                 controlnet_model_name_or_path,
                 conditioning_embedding_out_channels,
                 tokenizer_name: model.tokenizer,
+                revision: None,
                 variant: model.variant,
                 allow_pickle: model.pickles == Pickles::Allowed,
                 sd_locked: model.sd_locked,

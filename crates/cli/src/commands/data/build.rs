@@ -5,11 +5,14 @@ use std::cell::RefCell;
 use indicatif::HumanBytes;
 use pyrograph_data::{BuildOptions, Built, Dataset, Quarantine, build as pack};
 
-use crate::args::{BuildArgs, OutputArgs};
+use super::folder_of;
+use crate::args::{BuildArgs, HubArgs, OutputArgs};
+use crate::hub::Folders;
 use crate::progress;
 
 pub(super) fn build(args: &BuildArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let dir = &args.rows.dir;
+    let hub = HubArgs { token: args.token.clone(), ..HubArgs::default() };
+    let dir = &folder_of(&args.rows, &Folders::without_pickles(&hub, output))?;
     let in_folder = || Some(dir.join(Quarantine::FILE_NAME)).filter(|path| path.is_file());
     let left_out = args.quarantine.clone().or_else(in_folder);
     let list = left_out.as_deref().map(Quarantine::read).transpose()?.unwrap_or_default();

@@ -8,8 +8,10 @@ use pyrograph_data::{
     CheckOptions, CheckReport, Dataset, Finding, check as check_rows, contact_sheet, save_png,
 };
 
+use super::folder_of;
 use super::ruler::Lengths;
 use crate::args::{CheckArgs, LogFormat, OutputArgs};
+use crate::hub::Folders;
 use crate::progress;
 
 /// Rows that a line of the table names.
@@ -23,8 +25,9 @@ struct FaultsFound {
 }
 
 pub(super) fn check(args: &CheckArgs, output: &OutputArgs) -> anyhow::Result<()> {
-    let lengths = Lengths::open(&args.tokenizer)?;
-    let survey = Dataset::survey(&args.rows.dir, &args.rows.source())?;
+    let folders = Folders::without_pickles(&args.hub, output);
+    let lengths = Lengths::open(&args.tokenizer, &folders)?;
+    let survey = Dataset::survey(&folder_of(&args.rows, &folders)?, &args.rows.source())?;
     let (rows, n_rows) = (&survey.rows, survey.rows.len());
     let has_hints = !args.rows.without_hints;
     let bar = Mutex::new(progress::pictures(output));

@@ -4,6 +4,7 @@ use pyrograph_data::Ruler;
 use pyrograph_text::ClipTokenizer;
 
 use crate::args::TokenizerArgs;
+use crate::hub::Folders;
 
 /// A tokenizer, or nothing but the spaces between words.
 pub(super) struct Lengths {
@@ -11,8 +12,9 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    pub(super) fn open(args: &TokenizerArgs) -> anyhow::Result<Self> {
-        Ok(Self { tokenizer: args.folder().map(ClipTokenizer::from_dir).transpose()? })
+    pub(super) fn open(args: &TokenizerArgs, folders: &Folders<'_>) -> anyhow::Result<Self> {
+        let folder = args.folder().map(|path| folders.tokenizer(&path)).transpose()?;
+        Ok(Self { tokenizer: folder.map(ClipTokenizer::from_dir).transpose()? })
     }
 
     pub(super) fn of(&self, caption: &str) -> usize {

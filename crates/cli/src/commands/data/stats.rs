@@ -5,15 +5,18 @@ use std::io::Write as _;
 
 use pyrograph_data::{DataStats, Dataset};
 
+use super::folder_of;
 use super::ruler::Lengths;
-use crate::args::StatsArgs;
+use crate::args::{OutputArgs, StatsArgs};
+use crate::hub::Folders;
 
 /// Lines of a list.
 const SHOWN: usize = 12;
 
-pub(super) fn stats(args: &StatsArgs) -> anyhow::Result<()> {
-    let lengths = Lengths::open(&args.tokenizer)?;
-    let survey = Dataset::survey(&args.rows.dir, &args.rows.source())?;
+pub(super) fn stats(args: &StatsArgs, output: &OutputArgs) -> anyhow::Result<()> {
+    let folders = Folders::without_pickles(&args.hub, output);
+    let lengths = Lengths::open(&args.tokenizer, &folders)?;
+    let survey = Dataset::survey(&folder_of(&args.rows, &folders)?, &args.rows.source())?;
     let length = |caption: &str| lengths.of(caption);
     let stats = DataStats::of(&survey.rows, args.resolution, lengths.ruler(&length));
     let text = if args.json { serde_json::to_string(&stats)? + "\n" } else { table(&stats) };
