@@ -275,7 +275,8 @@ fn another_vae_must_be_one_and_fit_the_base() {
     check(
         "stabilityai/sdxl-vae",
         expect![[r#"
-            error: `stabilityai/sdxl-vae` at `main` is not in the cache `DESK/caches/huggingface/hub`
+            error: nothing is at `stabilityai/sdxl-vae` here, so it is taken for a name on the Hub
+              caused by: `stabilityai/sdxl-vae` at `main` is not in the cache `DESK/caches/huggingface/hub`
 
             hint: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it, or check HF_HOME and HF_HUB_CACHE
         "#]],

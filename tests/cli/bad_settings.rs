@@ -173,7 +173,8 @@ fn a_name_on_the_hub_is_no_folder() {
     Desk::new().refuses(
         "train --pretrained_model_name_or_path=runwayml/stable-diffusion-v1-5 --train_data_dir=circles",
         expect![[r#"
-            error: `runwayml/stable-diffusion-v1-5` at `main` is not in the cache `DESK/caches/huggingface/hub`
+            error: nothing is at `runwayml/stable-diffusion-v1-5` here, so it is taken for a name on the Hub
+              caused by: `runwayml/stable-diffusion-v1-5` at `main` is not in the cache `DESK/caches/huggingface/hub`
 
             hint: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it, or check HF_HOME and HF_HUB_CACHE
         "#]],
