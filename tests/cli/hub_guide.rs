@@ -143,7 +143,7 @@ fn the_guide_of_xl_runs_with_the_parquet_that_the_hub_made_of_the_script() {
         guide.server().add("datasets/fusing/fill50k@refs/convert/parquet", to, contents);
     }
     let mut command = guide.train(
-        "--mixed_precision=bf16 --resolution=32 --max_train_steps=2 --validation_steps=100 --train_batch_size=1 \
+        "--mixed_precision=fp16 --resolution=32 --max_train_steps=2 --validation_steps=100 --train_batch_size=1 \
          --gradient_accumulation_steps=4 --report_to=wandb --seed=42",
     );
     command.env("HF_TOKEN", TOKEN);
