@@ -25,6 +25,14 @@ fn a_run_is_uploaded_with_its_card_and_a_failed_upload_loses_nothing() {
     assert!(without_token.stderr.contains("hint: set HF_TOKEN"), "{}", without_token.stderr);
     assert!(!away.desk.path("out").exists());
 
+    away.server.forget();
+    let mut offline = away.command(PUSHED);
+    offline.env("HF_TOKEN", TOKEN).env("HF_HUB_OFFLINE", "1");
+    let offline = away.desk.finish(offline);
+    assert_eq!(offline.code, Some(2), "{}", offline.stderr);
+    assert!(offline.stderr.contains("hint: HF_HUB_OFFLINE is set; unset it"), "{}", offline.stderr);
+    assert!(away.server.seen().is_empty());
+
     away.server.fail("/commit/", std::iter::repeat_n(Fault::Status(403, &[]), 1));
     let failed = with_token(&away, PUSHED);
     assert_eq!(failed.code, Some(2), "{}", failed.stderr);
