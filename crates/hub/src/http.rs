@@ -363,14 +363,12 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
-/// Whether an error came before a word was heard; silence after that is another matter.
+/// Whether it is an error of the way to a server, such as a name, a proxy or a certificate, and not the server's silence.
 fn is_of_connecting(error: &ureq::Error) -> bool {
-    use ureq::Error::{ConnectionFailed, HostNotFound, Io, Timeout};
     match error {
-        Timeout(which) => matches!(which, ureq::Timeout::Resolve | ureq::Timeout::Connect),
-        Io(error) => error.kind() != io::ErrorKind::TimedOut,
-        ConnectionFailed | HostNotFound => true,
-        _ => false,
+        ureq::Error::Timeout(which) => matches!(which, ureq::Timeout::Resolve | ureq::Timeout::Connect),
+        ureq::Error::Io(error) => error.kind() != io::ErrorKind::TimedOut,
+        _ => true,
     }
 }
 

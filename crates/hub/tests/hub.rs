@@ -289,21 +289,19 @@ fn without_a_network_the_cache_is_enough_if_it_is_whole() {
 fn a_network_that_is_not_there_is_told_at_once_and_one_that_may_not_be_asked_sooner() {
     let desk = Desk::new();
     let folder = desk.fetch().unwrap();
-    let hub = |network: Network| {
-        // Nobody listens there any more.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let endpoint = format!("http://127.0.0.1:{port}");
+    let hub = |endpoint: &str, network: Network| {
+        let endpoint = endpoint.to_owned();
         Hub::new(HubOptions { endpoint, network, ..HubOptions::new(desk.dir.path().to_owned()) }).unwrap()
     };
     let wanted = Wanted::Part { folder: "controlnet", variant: None, pickles: Pickles::Refused };
-    let fetch = |name: &str| {
+    let fetch = |endpoint: &str, name: &str| {
         let mut waits = Vec::new();
         let mut tell = |notice: Notice<'_>| {
             if let Notice::Waits { wait, .. } = notice {
                 waits.push(wait);
             }
         };
-        let result = hub(Network::Online).fetch(
+        let result = hub(endpoint, Network::Online).fetch(
             RepoKind::Model,
             &RepoName::parse(name).unwrap(),
             None,
@@ -312,12 +310,17 @@ fn a_network_that_is_not_there_is_told_at_once_and_one_that_may_not_be_asked_soo
         );
         (result, waits)
     };
-    let (result, waits) = fetch("org/other");
-    tells(result, "no connection to `http://127.0.0.1:", "check the network");
-    assert_eq!(waits, [Duration::from_millis(500); 2]);
-    let (result, _) = fetch("org/net");
+    // Nobody listens there any more; somebody who does has no certificate.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = format!("http://127.0.0.1:{port}");
+    for endpoint in [&closed, &desk.server.hub.replace("http:", "https:")] {
+        let (result, waits) = fetch(endpoint, "org/other");
+        tells(result, &format!("no connection to `{endpoint}/"), "check the network");
+        assert_eq!(waits, [Duration::from_millis(500); 2]);
+    }
+    let (result, _) = fetch(&closed, "org/net");
     assert_eq!(result.unwrap(), folder, "the cache is enough");
-    let error = hub(Network::Offline).user(&mut |_| ()).unwrap_err();
+    let error = hub(&closed, Network::Offline).user(&mut |_| ()).unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }), "{error}");
 }
 
