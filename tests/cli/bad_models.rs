@@ -240,6 +240,77 @@ fn a_model_of_another_kind_is_no_controlnet() {
 }
 
 #[test]
+fn a_file_of_any_other_kind_is_called_what_it_is() {
+    let desk = Desk::new();
+    for (names, kind) in [
+        (&["lllite_unet_input_blocks_4_1.down.0.weight"][..], "a ControlNet-LLLite"),
+        (&["body.0.resnets.0.block1.weight"], "a T2I-Adapter"),
+        (&["emb_params"], "a textual inversion"),
+        (&["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA"),
+        (&["unet.down_blocks.0.attentions.0.processor.to_k_lora.down.weight"], "a LoRA"),
+        (&["ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"], "an IP-Adapter"),
+        (
+            &["controlnet_cond_embedding.conv_in.weight", "task_embedding", "spatial_ch_projs.weight"],
+            "a ControlNet-Union",
+        ),
+        (
+            &["controlnet_cond_embedding.conv_in.weight", "control_to_base_for_conv_in.conv.weight"],
+            "a ControlNet-XS",
+        ),
+        (&["input_blocks.0.0.weight", "out.2.weight"], "a UNet with the original names"),
+        (&["encoder.down.0.block.0.conv1.weight"], "an autoencoder (VAE) with the original names"),
+        (&["text_model.embeddings.token_embedding.weight"], "a CLIP text encoder"),
+    ] {
+        let data = [0; 4];
+        let tensor = || TensorView::new(Dtype::F32, vec![1], &data).unwrap();
+        let tensors = names.iter().map(|name| (*name, tensor()));
+        desk.write("other.safetensors", serialize(tensors, None).unwrap());
+        assert!(
+            desk.done("inspect other.safetensors").starts_with(&format!("other.safetensors: {kind}")),
+            "{kind}"
+        );
+        let as_controlnet = desk.run(&GENERATE.replace("=controlnet ", "=other.safetensors "));
+        let expected = format!("`other.safetensors` is {kind}, not a ControlNet\n");
+        assert!(as_controlnet.stderr.contains(&expected), "{}", as_controlnet.stderr);
+        let as_base =
+            desk.run(&format!("{TRAIN} --train_data_dir=circles").replace("=base ", "=other.safetensors "));
+        let expected = format!("`other.safetensors` is {kind}, not a Stable Diffusion model\n");
+        assert!(as_base.stderr.contains(&expected), "{}", as_base.stderr);
+        assert_eq!((as_controlnet.code, as_base.code), (Some(2), Some(2)));
+    }
+}
+
+#[test]
+fn inspect_names_what_is_missing_and_what_is_left_over() {
+    let desk = Desk::new();
+    rewrite(&desk, UNET, &[("conv_in.bias", "conv_inn.bias")], &["conv_in.weight"]);
+    let told = desk.done("inspect base");
+    expect![[r#"
+        base: a diffusers pipeline (StableDiffusionPipeline)
+          tensors       710
+          parameters    170739
+          bytes         682956
+          F32           710 tensors
+          text_encoder  a CLIP text encoder, 8836 parameters
+          unet          a UNet, 140540 parameters
+          vae           an autoencoder (VAE), 21363 parameters
+          UNet: 1 tensor is missing, 1 is unused, 1 is wrongly shaped
+            missing: conv_in.bias
+            unused: conv_inn.bias
+            wrongly shaped: conv_in.weight
+    "#]]
+    .assert_eq(&told);
+    let json: serde_json::Value = serde_json::from_str(&desk.done("inspect base --log-format json")).unwrap();
+    let [unet] = json["differences"].as_array().unwrap().as_slice() else { panic!("{json}") };
+    assert_eq!((&unet["component"], &unet["missing"][0]["name"]), (&"UNet".into(), &"conv_in.bias".into()));
+    assert_eq!(unet["unused"][0]["name"], "conv_inn.bias");
+
+    desk.set_json("base/unet/config.json", "layers_per_block", 0);
+    let told = desk.done("inspect base");
+    assert!(told.contains("cannot be loaded: "), "{told}");
+}
+
+#[test]
 fn an_sdxl_base_needs_all_of_its_parts() {
     let is_sdxl = |desk: &Desk| {
         desk.set_json("base/model_index.json", "_class_name", "StableDiffusionXLPipeline");

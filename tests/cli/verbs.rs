@@ -117,6 +117,7 @@ fn inspect_says_what_a_model_is() {
               text_encoder  a CLIP text encoder, 8836 parameters
               unet          a UNet, 140540 parameters
               vae           an autoencoder (VAE), 21363 parameters
+              complete      no tensor is missing or left over
         "#]],
     );
     check(
@@ -130,6 +131,7 @@ fn inspect_says_what_a_model_is() {
               bytes         254256
               F32           258 tensors
               format: pt
+              complete      no tensor is missing or left over
         "#]],
     );
     check(

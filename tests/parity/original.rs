@@ -221,7 +221,7 @@ fn a_single_file_fills_the_networks_of_its_folder() {
         let unet = std::fs::read(dir.join("diffusion_pytorch_model.safetensors")).unwrap();
         let vae = pyrograph_weights::SaveOptions::default();
         pyrograph_weights::save(&bundle.vae, &dir.join("vae.safetensors"), &vae, &SystemDisk).unwrap();
-        let text = &bundle.text.first.model;
+        let text = bundle.text.first.model();
         pyrograph_weights::save(text, &dir.join("text.safetensors"), &vae, &SystemDisk).unwrap();
         [
             unet,

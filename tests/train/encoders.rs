@@ -28,7 +28,7 @@ fn n_held<M: Module>(module: &M) -> usize {
 
 /// Those of the text encoders and of the VAE.
 fn n_held_of(bundle: &Bundle) -> [usize; 2] {
-    [bundle.text.iter().map(|text| n_held(&text.model)).sum(), n_held(&bundle.vae)]
+    [bundle.text.iter().map(|text| text.model.as_ref().map_or(0, n_held)).sum(), n_held(&bundle.vae)]
 }
 
 /// A run on a base of SDXL, with pictures and evaluation.

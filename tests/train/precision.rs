@@ -86,7 +86,7 @@ fn check(mixed_precision: MixedPrecision, compute: Compute, largest_difference: 
         assert_eq!(types(&trainer.bundle().unet), [vec![expected], vec![DType::F32]]);
         assert_eq!(types(&trainer.bundle().vae)[0], [expected]);
         let bundle = trainer.complete_bundle().expect("the base");
-        assert_eq!(types(&bundle.text.first.model)[0], [expected]);
+        assert_eq!(types(bundle.text.first.model())[0], [expected]);
         assert_eq!(types(trainer.controlnet()), [vec![DType::F32], vec![DType::F32]]);
     }
 }

@@ -170,7 +170,7 @@ fn training_leaves_the_base_model_as_it_was_and_moves_the_controlnet() {
     let mut trainer = Trainer::new(plan, &backend::device()).expect("a trainer");
     let parts = |trainer: &Trainer| {
         let bundle = trainer.bundle();
-        [values(&bundle.unet), values(&bundle.vae), values(&bundle.text.first.model)]
+        [values(&bundle.unet), values(&bundle.vae), values(bundle.text.first.model())]
     };
     let (frozen, trained) = (parts(&trainer), values(trainer.controlnet()));
     trainer.run(&mut ()).expect("four steps");

@@ -77,7 +77,7 @@ impl Base {
         }
     }
 
-    fn n_text_encoders(&self) -> usize {
+    pub(crate) fn n_text_encoders(&self) -> usize {
         if self.is_xl() { 2 } else { 1 }
     }
 
@@ -103,7 +103,7 @@ impl Base {
                 let path = folder.component_path("unet").map_err(weights("UNet"))?;
                 load_unet(&path, options, device)
             }
-            (None, Self::File(file)) => file.load_unet(device),
+            (None, Self::File(file)) => file.load_unet(options.names_only, device),
         }
     }
 
@@ -149,7 +149,7 @@ impl Base {
         Ok(TextEncoders { first, second })
     }
 
-    fn load_text_encoder(
+    pub(crate) fn load_text_encoder(
         &self,
         idx: usize,
         options: &BundleOptions<'_>,
@@ -157,7 +157,7 @@ impl Base {
     ) -> Result<TextEncoder, PipelineError> {
         let (model, config) = match self {
             Self::Folder(folder) => TEXT_PARTS[idx].load(folder, options, device)?,
-            Self::File(file) => file.load_text(idx, device)?,
+            Self::File(file) => file.load_text(idx, options.names_only, device)?,
         };
         let from_dir = |path: &Path| ClipTokenizer::from_dir(path).map_err(PipelineError::Tokenizer);
         let tokenizer = match (options.tokenizer, self) {
@@ -169,7 +169,7 @@ impl Base {
             (_, Self::File(file)) => file.tokenizer(idx),
         };
         tokenizer.check_fits(&config).map_err(PipelineError::Tokenizer)?;
-        Ok(TextEncoder { tokenizer, model, config })
+        Ok(TextEncoder { tokenizer, model: Some(model), config })
     }
 
     pub(crate) fn scheduler(&self) -> Result<SchedulerJson, PipelineError> {
@@ -216,6 +216,7 @@ impl TextPart {
             ignore: pyrograph_text::IGNORED,
             variant: options.variant,
             pickles: options.pickles,
+            names_only: options.names_only,
             ..LoadOptions::default()
         };
         let model = dir.load(text_config.init(device), &load).map_err(weights(self.name))?;
@@ -223,10 +224,10 @@ impl TextPart {
     }
 }
 
-const VAE_CLASS: &str = "AutoencoderKL";
+pub(crate) const VAE_CLASS: &str = "AutoencoderKL";
 
 impl Vae {
-    fn of_component(
+    pub(crate) fn of_component(
         dir: Result<ComponentDir, pyrograph_weights::WeightsError>,
     ) -> Result<Self, PipelineError> {
         let dir = dir.map_err(weights("VAE"))?;
@@ -252,11 +253,12 @@ impl Vae {
             aliases: pyrograph_vae::LEGACY_ALIASES,
             variant: options.variant,
             pickles: options.pickles,
+            names_only: options.names_only,
             ..LoadOptions::default()
         };
         match self {
             Self::Folder(dir, config) => dir.load(config.init(device), &load).map_err(weights("VAE")),
-            Self::File(file) => file.load(device),
+            Self::File(file) => file.load(options.names_only, device),
         }
     }
 }

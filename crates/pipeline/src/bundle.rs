@@ -80,6 +80,8 @@ pub struct BundleOptions<'a> {
     pub vae: Option<&'a Path>,
     /// What the networks become, each as soon as it is read.
     pub precision: Precision,
+    /// Compare names and shapes only: what is opened is not filled.
+    pub names_only: bool,
 }
 
 impl Bundle {
@@ -173,6 +175,7 @@ pub fn load_unet(
         renames: Renames::new(pyrograph_unet::RENAMES),
         variant: options.variant,
         pickles: options.pickles,
+        names_only: options.names_only,
         ..LoadOptions::default()
     };
     let unet = dir.load(unet_config.init(device), &load).map_err(weights("UNet"))?;
@@ -203,12 +206,21 @@ pub fn load_controlnet(
     pickles: Pickles,
     device: &Device,
 ) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
+    controlnet(path, pickles, false, device)
+}
+
+pub(crate) fn controlnet(
+    path: &Path,
+    pickles: Pickles,
+    names_only: bool,
+    device: &Device,
+) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
     if path.is_file() {
-        return ControlNetFile::open(path, pickles)?.load(device);
+        return ControlNetFile::open(path, pickles)?.load(names_only, device);
     }
     let controlnet_config = controlnet_config(path, pickles)?;
-    let options =
-        LoadOptions { renames: Renames::new(pyrograph_unet::RENAMES), pickles, ..LoadOptions::default() };
+    let renames = Renames::new(pyrograph_unet::RENAMES);
+    let options = LoadOptions { renames, pickles, names_only, ..LoadOptions::default() };
     let controlnet = load(controlnet_config.init(device), path, &options).map_err(weights("ControlNet"))?;
     Ok((controlnet, controlnet_config))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use pyrograph_unet::{ControlNet, ControlNetConfig, Naming};
-use pyrograph_weights::{Part, Pickles, WeightsError, inspect, read_header};
+use pyrograph_weights::{ModelKind, Part, Pickles, WeightsError, inspect, read_header};
 
 use crate::bundle::weights;
 use crate::configs::controlnet_config;
@@ -22,8 +22,8 @@ pub(crate) struct ControlNetFile {
 }
 
 impl ControlNetFile {
-    /// Tells by the names how the file spells them. A `config.json` of a ControlNet beside it is heeded. Beside the ControlNet it may hold a whole Stable Diffusion, as the
-    /// first published ones do.
+    /// Tells by the names how the file spells them. A `config.json` of a ControlNet beside it is heeded. In the file there may be a
+    /// whole Stable Diffusion, too, as in the first published ones.
     ///
     /// Source: diffusers 0.42 `convert_controlnet_checkpoint`.
     pub(crate) fn open(path: &Path, pickles: Pickles) -> Result<Self, PipelineError> {
@@ -35,9 +35,11 @@ impl ControlNetFile {
             ("input_hint_block.0.weight", "", Naming::Original),
         ];
         let spelling = spellings.into_iter().find(|(name, ..)| header.shapes.contains_key(*name));
-        let Some((_, prefix, naming)) = spelling else {
-            let expected = "a ControlNet".to_owned();
-            let found = inspect(path, pickles).map_err(&failed)?.in_words();
+        let found = inspect(path, pickles).map_err(&failed)?;
+        // Others embed their hints alike.
+        let is_other = matches!(found.kind, ModelKind::ControlNetUnion | ModelKind::ControlNetXs);
+        let Some((_, prefix, naming)) = spelling.filter(|_| !is_other) else {
+            let (expected, found) = ("a ControlNet".to_owned(), found.in_words());
             return Err(failed(WeightsError::WrongKind { path: path.to_owned(), expected, found }));
         };
         let shape_of = |name: &str| header.shapes.get(&format!("{prefix}{name}")).map(Vec::as_slice);
@@ -51,12 +53,17 @@ impl ControlNetFile {
         Ok(Self { path: path.to_owned(), pickles, prefix, naming, config })
     }
 
-    pub(crate) fn load(self, device: &Device) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
+    pub(crate) fn load(
+        self,
+        names_only: bool,
+        device: &Device,
+    ) -> Result<(ControlNet, ControlNetConfig), PipelineError> {
         let file = PartFile {
             path: &self.path,
             pickles: self.pickles,
             prefix: self.prefix,
             renames: pyrograph_unet::RENAMES,
+            names_only,
         };
         let names = self.config.original_names();
         let controlnet = file

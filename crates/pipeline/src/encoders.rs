@@ -9,13 +9,10 @@ use crate::precision::{in_weights, text_in_weights};
 use crate::{Bundle, BundleOptions, PipelineError, TextEncoders};
 
 impl Bundle {
-    /// Gives up the text encoders' weights; whoever encodes a prompt after that gets nonsense from weights that are drawn.
-    /// Tokenizers and configs stay.
+    /// Gives up the text encoders' networks; encoding a prompt after that is a panic. Tokenizers and configs stay.
     pub fn free_text_encoders(&mut self) {
-        let device = self.device();
-        // Weights are drawn when they are used.
         for encoder in std::iter::once(&mut self.text.first).chain(&mut self.text.second) {
-            encoder.model = encoder.config.init(&device);
+            encoder.model = None;
         }
     }
 

@@ -6,6 +6,7 @@ mod compatible;
 mod configs;
 mod controlnet_file;
 mod convert;
+mod differences;
 mod embedded;
 mod encoders;
 mod error;
@@ -26,6 +27,7 @@ pub use bundle::{
 pub use compatible::Family;
 pub use configs::{BundleConfigs, controlnet_config, is_xl};
 pub use convert::{ConvertOptions, Converted, convert};
+pub use differences::{Difference, differences};
 pub use error::PipelineError;
 pub use generate::{Control, GivenEmbeddings, Originals, Request, StepEnd, denoise, generate, generate_with};
 pub use infotext::{ControlUnit, INFOTEXT_KEYWORD, Infotext, ScheduleType};

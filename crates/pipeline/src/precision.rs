@@ -65,7 +65,10 @@ impl Bundle {
 }
 
 pub(crate) fn text_in_weights(text: TextEncoders, weights: DType) -> TextEncoders {
-    let cast = |encoder: TextEncoder| TextEncoder { model: in_weights(encoder.model, weights), ..encoder };
+    let cast = |encoder: TextEncoder| TextEncoder {
+        model: encoder.model.map(|model| in_weights(model, weights)),
+        ..encoder
+    };
     TextEncoders { first: cast(text.first), second: text.second.map(cast) }
 }
 

@@ -76,7 +76,7 @@ fn random_text_encoder(
     };
     Ok(TextEncoder {
         tokenizer: ClipTokenizer::from_dir(dir).map_err(PipelineError::Tokenizer)?,
-        model: config.init(device),
+        model: Some(config.init(device)),
         config,
     })
 }

@@ -141,7 +141,11 @@ impl SingleFile {
             .map_err(shapes("UNet"))
     }
 
-    pub(crate) fn load_unet(&self, device: &Device) -> Result<(Unet, UnetConfig), PipelineError> {
+    pub(crate) fn load_unet(
+        &self,
+        names_only: bool,
+        device: &Device,
+    ) -> Result<(Unet, UnetConfig), PipelineError> {
         let unet_config = self.unet_config()?;
         let names = unet_config.original_names();
         let file = PartFile {
@@ -149,6 +153,7 @@ impl SingleFile {
             pickles: self.pickles,
             prefix: UNET_PREFIX,
             renames: pyrograph_unet::RENAMES,
+            names_only,
         };
         let unet = file
             .load(unet_config.init(device), &[], |name| Some((names.of(name)?, Part::Whole)))
@@ -170,6 +175,7 @@ impl SingleFile {
     pub(crate) fn load_text(
         &self,
         idx: usize,
+        names_only: bool,
         device: &Device,
     ) -> Result<(ClipTextModel, ClipTextConfig), PipelineError> {
         let place = self.layout.text()[idx];
@@ -179,6 +185,7 @@ impl SingleFile {
             pickles: self.pickles,
             prefix: place.prefix,
             renames: pyrograph_text::RENAMES,
+            names_only,
         };
         let model = file
             .load(text_config.init(device), &place.ignored(&text_config), |name| place.of(name))
@@ -288,12 +295,13 @@ impl VaeFile {
         Ok(Self { path: path.to_owned(), pickles, prefix, config: vae_config })
     }
 
-    pub(crate) fn load(&self, device: &Device) -> Result<AutoencoderKl, PipelineError> {
+    pub(crate) fn load(&self, names_only: bool, device: &Device) -> Result<AutoencoderKl, PipelineError> {
         let file = PartFile {
             path: &self.path,
             pickles: self.pickles,
             prefix: self.prefix,
             renames: pyrograph_vae::RENAMES,
+            names_only,
         };
         let ignored = VAE_TRAINING.map(str::to_owned);
         file.load(self.config.init(device), &ignored, |name| vae_place(&self.config, name))
@@ -322,6 +330,8 @@ pub(crate) struct PartFile<'a> {
     /// What the names of its tensors begin with.
     pub(crate) prefix: &'a str,
     pub(crate) renames: &'static [(&'static str, &'static str)],
+    /// As [`LoadOptions::names_only`].
+    pub(crate) names_only: bool,
 }
 
 impl PartFile<'_> {
@@ -336,8 +346,13 @@ impl PartFile<'_> {
         let renames = Renames::new(self.renames);
         let names = names_and_shapes(&module, &renames).into_keys();
         let places = places(self.prefix, names, ignored, original);
-        let options =
-            LoadOptions { renames, places: Some(&places), pickles: self.pickles, ..LoadOptions::default() };
+        let options = LoadOptions {
+            renames,
+            places: Some(&places),
+            pickles: self.pickles,
+            names_only: self.names_only,
+            ..LoadOptions::default()
+        };
         load(module, self.path, &options)
     }
 }

@@ -278,7 +278,7 @@ impl Kept {
             None => ([0; 32], Vec::new()),
             Some(_) => (
                 fingerprint(&bundle.vae, &bundle.vae_config, device),
-                bundle.text.iter().map(|text| fingerprint(&text.model, &text.config, device)).collect(),
+                bundle.text.iter().map(|text| fingerprint(text.model(), &text.config, device)).collect(),
             ),
         };
         let latents = Arc::new(Cache::new(MEMORY_BYTES, folder.clone()));

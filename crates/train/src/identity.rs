@@ -110,7 +110,7 @@ fn base_fingerprint(bundle: &Bundle) -> [u8; 32] {
     bundle.vae.visit(&mut weights);
     for encoder in text.iter() {
         weights.0.update(format!("{:?}\n", encoder.config).as_bytes());
-        encoder.model.visit(&mut weights);
+        encoder.model().visit(&mut weights);
     }
     *weights.0.finalize().as_bytes()
 }

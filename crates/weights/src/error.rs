@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::inspect::ModelKind;
@@ -282,7 +283,7 @@ impl Malformed {
 }
 
 /// Everything in which a file differs from the module it should fill.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mismatch {
     /// Tensors of the module that the file lacks.
     pub missing: Vec<Missing>,
@@ -297,7 +298,7 @@ pub struct Mismatch {
 }
 
 /// A tensor of the module that the file lacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// Its name in the file.
     pub name: String,
@@ -308,7 +309,7 @@ pub struct Missing {
 }
 
 /// A tensor of the file that the module lacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unused {
     /// Its name.
     pub name: String,
@@ -317,7 +318,7 @@ pub struct Unused {
 }
 
 /// A tensor whose shape in the file is not the module's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Misshapen {
     /// Its name in the file.
     pub name: String,
@@ -328,7 +329,7 @@ pub struct Misshapen {
 }
 
 /// A tensor that should be floating point and is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mistyped {
     /// Its name in the file.
     pub name: String,
@@ -361,8 +362,10 @@ impl Mismatch {
 
 impl std::error::Error for Mismatch {}
 
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Mismatch {
+    /// How many tensors differ and how, in one line.
+    #[must_use]
+    pub fn counts(&self) -> String {
         let counts = [
             (self.missing.len(), "missing"),
             (self.unused.len(), "unused"),
@@ -379,7 +382,13 @@ impl fmt::Display for Mismatch {
             let verb = if count == 1 { "is" } else { "are" };
             head.push(format!("{count}{noun} {verb} {state}"));
         }
-        f.write_str(&head.join(", "))?;
+        head.join(", ")
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.counts())?;
         for Missing { name, shape, near } in &self.missing {
             write!(f, "\n    missing: {name} {shape:?}")?;
             if let Some(near) = near {

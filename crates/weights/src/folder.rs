@@ -382,6 +382,7 @@ mod tests {
         variant: None,
         pickles: Pickles::Refused,
         places: None,
+        names_only: false,
     };
 
     fn names(files: &WeightFiles) -> Vec<String> {

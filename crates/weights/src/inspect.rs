@@ -23,6 +23,10 @@ pub enum ModelKind {
     ControlNet,
     /// A ControlNet with the names of its authors' code.
     OriginalControlNet,
+    /// A ControlNet-Union: one network that is told which of several kinds its hint is.
+    ControlNetUnion,
+    /// A ControlNet-XS: a small network that exchanges features with the UNet at every block.
+    ControlNetXs,
     /// An autoencoder.
     Vae,
     /// A CLIP text encoder.
@@ -39,6 +43,8 @@ pub enum ModelKind {
     Lllite,
     /// A T2I-Adapter.
     T2iAdapter,
+    /// An IP-Adapter: attention to the features of a picture.
+    IpAdapter,
     /// Learned embeddings of new words.
     TextualInversion,
     /// None of these.
@@ -52,6 +58,8 @@ impl fmt::Display for ModelKind {
             Self::Unet => "a UNet",
             Self::ControlNet => "a ControlNet",
             Self::OriginalControlNet => "a ControlNet with the original names",
+            Self::ControlNetUnion => "a ControlNet-Union",
+            Self::ControlNetXs => "a ControlNet-XS",
             Self::Vae => "an autoencoder (VAE)",
             Self::TextEncoder => "a CLIP text encoder",
             Self::SingleFile => "a single-file Stable Diffusion checkpoint",
@@ -60,6 +68,7 @@ impl fmt::Display for ModelKind {
             Self::Lora => "a LoRA",
             Self::Lllite => "a ControlNet-LLLite",
             Self::T2iAdapter => "a T2I-Adapter",
+            Self::IpAdapter => "an IP-Adapter",
             Self::TextualInversion => "a textual inversion",
             Self::Unknown => "of an unknown kind",
         })
@@ -195,6 +204,8 @@ fn kind_of_class(class: &str) -> Option<ModelKind> {
     match class {
         "UNet2DConditionModel" => Some(ModelKind::Unet),
         "ControlNetModel" => Some(ModelKind::ControlNet),
+        "ControlNetUnionModel" => Some(ModelKind::ControlNetUnion),
+        "ControlNetXSAdapter" => Some(ModelKind::ControlNetXs),
         "AutoencoderKL" => Some(ModelKind::Vae),
         "CLIPTextModel" | "CLIPTextModelWithProjection" => Some(ModelKind::TextEncoder),
         _ => None,
@@ -212,7 +223,11 @@ pub(crate) struct Facts {
 pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
     let has = |name: &str| entries.contains_key(name);
     let any = |test: &dyn Fn(&str) -> bool| entries.keys().any(|name| test(name));
-    let kind = if has("controlnet_cond_embedding.conv_in.weight") {
+    let kind = if any(&|name| name.starts_with("control_to_base_for_conv_in.")) {
+        ModelKind::ControlNetXs
+    } else if has("task_embedding") && any(&|name| name.starts_with("spatial_ch_projs.")) {
+        ModelKind::ControlNetUnion
+    } else if has("controlnet_cond_embedding.conv_in.weight") {
         ModelKind::ControlNet
     } else if any(&|name| name.starts_with("control_model.") || name.starts_with("input_hint_block.")) {
         ModelKind::OriginalControlNet
@@ -220,7 +235,10 @@ pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
         ModelKind::SingleFile
     } else if any(&|name| name.starts_with("lllite_")) {
         ModelKind::Lllite
-    } else if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
+    } else if any(&|name| name.starts_with("ip_adapter.") || name.starts_with("image_proj.")) {
+        // Some have low-rank matrices, too.
+        ModelKind::IpAdapter
+    } else if any(&|name| ["lora_", ".lora.", "_lora."].iter().any(|part| name.contains(part))) {
         ModelKind::Lora
     } else if has("input_blocks.0.0.weight") && has("out.2.weight") {
         ModelKind::OriginalUnet
@@ -255,6 +273,7 @@ pub(crate) fn classify(entries: &BTreeMap<String, TensorEntry>) -> Facts {
             | ModelKind::Lora
             | ModelKind::Lllite
             | ModelKind::T2iAdapter
+            | ModelKind::IpAdapter
             | ModelKind::TextualInversion
             | ModelKind::Unknown => None,
             _ => input_channels(&[
@@ -433,6 +452,31 @@ mod tests {
             ),
             (vec![("lllite_unet_input_blocks_4_1.down.0.weight", vec![3])], ModelKind::Lllite, None),
             (vec![("body.0.resnets.0.block1.weight", vec![3])], ModelKind::T2iAdapter, None),
+            (
+                vec![
+                    ("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]),
+                    ("task_embedding", vec![6, 320]),
+                    ("spatial_ch_projs.weight", vec![320, 320]),
+                ],
+                ModelKind::ControlNetUnion,
+                None,
+            ),
+            (
+                vec![
+                    ("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]),
+                    ("control_to_base_for_conv_in.conv.weight", vec![4]),
+                ],
+                ModelKind::ControlNetXs,
+                None,
+            ),
+            (
+                vec![
+                    ("ip_adapter.1.to_k_ip.weight", vec![4]),
+                    ("ip_adapter.0.to_q_lora.down.weight", vec![4]),
+                ],
+                ModelKind::IpAdapter,
+                None,
+            ),
             (vec![("emb_params", vec![3, 768])], ModelKind::TextualInversion, None),
             (
                 vec![("first_stage_model.encoder.down.0.block.0.conv1.weight", vec![3])],

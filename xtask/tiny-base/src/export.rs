@@ -51,6 +51,7 @@ pub(crate) fn measure(folder: &Path, recipe: &Recipe, device: &Device) -> Result
     println!("quality: PSNR {:.2} dB", reconstruction_psnr(&bundle.vae, recipe, device)?);
     let Bundle { vae, unet, text, .. } = bundle;
     let TextEncoder { tokenizer, model: text_encoder, .. } = text.first;
+    let text_encoder = text_encoder.expect("nobody has freed it");
     let denoiser = Denoiser { unet, text_encoder };
     let artist = Artist { vae: &vae, tokenizer: &tokenizer, denoiser: &denoiser, device };
 

@@ -45,12 +45,12 @@ pub(super) fn encode(
         let n_tokens = chunks[0].ids.len();
         let ids: Vec<i64> = chunks.iter().flat_map(|chunk| &chunk.ids).copied().map(i64::from).collect();
         let ids = Tensor::from_data(TensorData::new(ids, [chunks.len(), n_tokens]), device);
-        let output = encoder.model.forward(ids);
+        let output = encoder.model().forward(ids);
         let last = output.hidden_states.len() - 1;
         let state = match (is_sdxl, clip_skip) {
             (true, _) => output.hidden_states[last - 1 - clip_skip].clone(),
             (false, 0) => output.last_hidden_state,
-            (false, _) => encoder.model.normed(output.hidden_states[last - clip_skip].clone()),
+            (false, _) => encoder.model().normed(output.hidden_states[last - clip_skip].clone()),
         };
         first_pooled.get_or_insert(output.pooled);
         weighted(state.cast(DType::F32), &chunks, device)

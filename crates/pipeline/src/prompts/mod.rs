@@ -17,10 +17,21 @@ use crate::error::PipelineError;
 pub struct TextEncoder {
     /// Text to tokens.
     pub tokenizer: ClipTokenizer,
-    /// Tokens to hidden states.
-    pub model: ClipTextModel,
+    /// Tokens to hidden states; `None` after [`Bundle::free_text_encoders`](crate::Bundle::free_text_encoders).
+    pub model: Option<ClipTextModel>,
     /// What the model was made from.
     pub config: ClipTextConfig,
+}
+
+impl TextEncoder {
+    /// The network.
+    ///
+    /// # Panics
+    /// If it was freed.
+    #[must_use]
+    pub fn model(&self) -> &ClipTextModel {
+        self.model.as_ref().expect("text encoders that were freed are read again before a prompt is encoded")
+    }
 }
 
 /// The text encoders of a base model.
@@ -44,7 +55,7 @@ pub struct PromptEmbeddings {
 
 impl TextEncoder {
     fn encode(&self, prompts: &[&str], device: &Device) -> ClipTextOutput {
-        encode_prompts(&self.tokenizer, &self.model, prompts, device)
+        encode_prompts(&self.tokenizer, self.model(), prompts, device)
     }
 }
 
