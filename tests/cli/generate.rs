@@ -66,6 +66,36 @@ fn memory_is_saved_without_changing_much() {
 }
 
 #[test]
+fn a_variant_of_the_base_is_read_from_its_files_in_one_or_in_shards() {
+    let desk = Desk::new();
+    let picture = draw(&desk, "--prompt=red");
+    let rename = |from: &str, to: &str| fs::rename(desk.path(from), desk.path(to)).unwrap();
+    rename(
+        "base/vae/diffusion_pytorch_model.safetensors",
+        "base/vae/diffusion_pytorch_model.fp16.safetensors",
+    );
+    rename("base/text_encoder/model.safetensors", "base/text_encoder/model.fp16.safetensors");
+    let shard = "diffusion_pytorch_model.fp16-00001-of-00001.safetensors";
+    rename("base/unet/diffusion_pytorch_model.safetensors", &format!("base/unet/{shard}"));
+    let index = format!(r#"{{"metadata": {{}}, "weight_map": {{"conv_in.weight": "{shard}"}}}}"#);
+    desk.write("base/unet/diffusion_pytorch_model.safetensors.index.fp16.json", index);
+    assert_eq!(draw(&desk, "--prompt=red --variant=fp16"), picture);
+    desk.refuses(&format!("{GENERATE} --prompt=red --output=other.png"), expect![[r#"
+        error: cannot load the UNet
+          caused by: `base/unet` has no diffusion_pytorch_model.safetensors or model.safetensors; it has config.json, diffusion_pytorch_model.fp16-00001-of-00001.safetensors, diffusion_pytorch_model.safetensors.index.fp16.json
+
+        hint: a base's variant is chosen with `--variant` (`fp16` for `model.fp16.safetensors`); of another model, give the file itself
+    "#]]);
+    fs::remove_file(desk.path(&format!("base/unet/{shard}"))).unwrap();
+    desk.refuses(&format!("{GENERATE} --prompt=red --output=other.png --variant=fp16"), expect![[r#"
+        error: cannot load the UNet
+          caused by: `base/unet/diffusion_pytorch_model.fp16-00001-of-00001.safetensors` does not exist
+
+        hint: check the path; it starts at the current folder
+    "#]]);
+}
+
+#[test]
 fn seeds_can_be_given_one_by_one() {
     let desk = Desk::new();
     let flags = format!("{CONTROL} --prompt=red --num_images_per_prompt=2 --seed=9 --seed=4");

@@ -25,14 +25,16 @@ const RELIABILITY: (&str, &str) = ("docs/reliability.md", include_str!("../../do
 
 const GPU: (&str, &str) = ("docs/gpu.md", include_str!("../../docs/gpu.md"));
 
+const FORMATS: (&str, &str) = ("docs/formats.md", include_str!("../../docs/formats.md"));
+
 const MEMORY: (&str, &str) = ("docs/memory.md", include_str!("../../docs/memory.md"));
 
 const HUB: (&str, &str) = ("docs/hub.md", include_str!("../../docs/hub.md"));
 
 const OPTIONS: (&str, &str) = ("docs/options.md", include_str!("../../docs/options.md"));
 
-const PAGES: [(&str, &str); 11] =
-    [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, RELIABILITY, MEMORY, HUB, OPTIONS];
+const PAGES: [(&str, &str); 12] =
+    [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, FORMATS, RELIABILITY, MEMORY, HUB, OPTIONS];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),
@@ -67,6 +69,11 @@ fn the_guide_to_whether_it_learns_runs_from_top_to_bottom() {
 #[test]
 fn the_guide_to_use_what_you_trained_runs_from_top_to_bottom() {
     check(USE);
+}
+
+#[test]
+fn the_page_on_formats_runs_from_top_to_bottom() {
+    check(FORMATS);
 }
 
 #[test]

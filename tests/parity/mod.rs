@@ -15,6 +15,7 @@ mod optimizers;
 mod original;
 mod pickle;
 mod prompts;
+mod spellings;
 mod tasks;
 mod text;
 mod vae;

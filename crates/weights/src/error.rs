@@ -195,7 +195,8 @@ impl WeightsError {
                 Some(PICKLE_HINT.to_owned())
             }
             Self::NoWeights { found, .. } if found.iter().any(|name| name.ends_with(".safetensors")) => Some(
-                "give the file itself, or the variant that is there (`fp16` of `model.fp16.safetensors`)"
+                "a base's variant is chosen with `--variant` (`fp16` for `model.fp16.safetensors`); of another model, give \
+                 the file itself"
                     .to_owned(),
             ),
             Self::NoWeights { .. } => {
