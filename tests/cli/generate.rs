@@ -69,6 +69,7 @@ fn memory_is_saved_without_changing_much() {
 fn a_variant_of_the_base_is_read_from_its_files_in_one_or_in_shards() {
     let desk = Desk::new();
     let picture = draw(&desk, "--prompt=red");
+    desk.done("convert base before.safetensors --title=base");
     let rename = |from: &str, to: &str| fs::rename(desk.path(from), desk.path(to)).unwrap();
     rename(
         "base/vae/diffusion_pytorch_model.safetensors",
@@ -80,6 +81,9 @@ fn a_variant_of_the_base_is_read_from_its_files_in_one_or_in_shards() {
     let index = format!(r#"{{"metadata": {{}}, "weight_map": {{"conv_in.weight": "{shard}"}}}}"#);
     desk.write("base/unet/diffusion_pytorch_model.safetensors.index.fp16.json", index);
     assert_eq!(draw(&desk, "--prompt=red --variant=fp16"), picture);
+    desk.done("convert base after.safetensors --title=base --variant=fp16");
+    let [before, after] = ["before", "after"].map(|name| fs::read(desk.path(&format!("{name}.safetensors"))));
+    assert!(before.unwrap() == after.unwrap(), "the converted files differ");
     desk.refuses(&format!("{GENERATE} --prompt=red --output=other.png"), expect![[r#"
         error: cannot load the UNet
           caused by: `base/unet` has no diffusion_pytorch_model.safetensors or model.safetensors; it has config.json, diffusion_pytorch_model.fp16-00001-of-00001.safetensors, diffusion_pytorch_model.safetensors.index.fp16.json
@@ -87,12 +91,15 @@ fn a_variant_of_the_base_is_read_from_its_files_in_one_or_in_shards() {
         hint: a base's variant is chosen with `--variant` (`fp16` for `model.fp16.safetensors`); of another model, give the file itself
     "#]]);
     fs::remove_file(desk.path(&format!("base/unet/{shard}"))).unwrap();
-    desk.refuses(&format!("{GENERATE} --prompt=red --output=other.png --variant=fp16"), expect![[r#"
-        error: cannot load the UNet
-          caused by: `base/unet/diffusion_pytorch_model.fp16-00001-of-00001.safetensors` does not exist
+    desk.refuses(
+        &format!("{GENERATE} --prompt=red --output=other.png --variant=fp16"),
+        expect![[r#"
+            error: cannot load the UNet
+              caused by: `base/unet/diffusion_pytorch_model.safetensors.index.fp16.json` names the shard `diffusion_pytorch_model.fp16-00001-of-00001.safetensors`, which is not beside it
 
-        hint: check the path; it starts at the current folder
-    "#]]);
+            hint: the download or the copy is incomplete; fetch the folder again
+        "#]],
+    );
 }
 
 #[test]

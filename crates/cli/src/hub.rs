@@ -61,10 +61,10 @@ impl<'a> Folders<'a> {
     }
 
     /// A whole model or, if it is none, a part of one.
-    pub(crate) fn model(&self, path: &Path) -> anyhow::Result<PathBuf> {
-        match self.base(path, None, &[]) {
+    pub(crate) fn model(&self, path: &Path, variant: Option<&str>) -> anyhow::Result<PathBuf> {
+        match self.base(path, variant, &[]) {
             Err(error) if matches!(error.downcast_ref(), Some(HubError::NotAPipeline { .. })) => {
-                self.part(path, CONTROLNET, None)
+                self.part(path, CONTROLNET, variant)
             }
             done => done,
         }

@@ -33,6 +33,8 @@ pub struct ConvertOptions<'a> {
     pub dtype: Option<SaveDtype>,
     /// The title in the file's metadata; else, its name.
     pub title: Option<&'a str>,
+    /// The variant of a folder's weight files, as `fp16` in `model.fp16.safetensors`.
+    pub variant: Option<&'a str>,
     /// Whether pickled files are read.
     pub pickles: Pickles,
 }
@@ -87,13 +89,14 @@ struct Member {
 }
 
 impl Member {
-    fn network(&self, naming: Naming, pickles: Pickles) -> Network<'_> {
+    fn network<'a>(&'a self, naming: Naming, options: &ConvertOptions<'a>) -> Network<'a> {
         let read = LoadOptions {
             places: self.read.as_ref(),
             aliases: if self.folder == "vae" { pyrograph_vae::LEGACY_ALIASES } else { &[] },
             optional_prefix: (self.class[0] == "transformers").then_some(pyrograph_text::OPTIONAL_PREFIX),
             ignore: pyrograph_text::IGNORED,
-            pickles,
+            variant: options.variant,
+            pickles: options.pickles,
             ..LoadOptions::default()
         };
         Network {
@@ -128,7 +131,7 @@ impl Job<'_> {
             Naming::Original => {
                 self.require_file(true)?;
                 let networks: Vec<_> =
-                    members.iter().map(|member| member.network(naming, self.options.pickles)).collect();
+                    members.iter().map(|member| member.network(naming, self.options)).collect();
                 let scheduler = base.scheduler()?;
                 let is_velocity = scheduler.prediction_type.as_deref() == Some("v_prediction");
                 let side = base.unet_config()?.sample_size.unwrap_or(64) * 8;
@@ -143,7 +146,7 @@ impl Job<'_> {
                 self.require_file(false)?;
                 let mut index = Map::new();
                 for member in &members {
-                    let network = member.network(naming, self.options.pickles);
+                    let network = member.network(naming, self.options);
                     let dir = self.folder(&self.output.join(member.folder))?;
                     let file = dir.join(format!("{}.safetensors", member.stem));
                     self.write(&[network], &file, &BTreeMap::new())?;
@@ -276,7 +279,7 @@ impl Job<'_> {
             original: named("control_model."),
             expected: expected.clone(),
         };
-        let network = member.network(naming, self.options.pickles);
+        let network = member.network(naming, self.options);
         if naming == Naming::Diffusers && !self.is_to_a_file() {
             self.require_file(false)?;
             let dir = self.folder(self.output)?;

@@ -153,6 +153,14 @@ pub enum WeightsError {
         /// The name it gives.
         shard: String,
     },
+    /// A shard that the index names is not there.
+    #[error("`{}` names the shard `{shard}`, which is not beside it", index.display())]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The name it gives.
+        shard: String,
+    },
     /// A json file is not what it should be.
     #[error("cannot parse `{}`", path.display())]
     Json {
@@ -199,7 +207,7 @@ impl WeightsError {
                  the file itself"
                     .to_owned(),
             ),
-            Self::NoWeights { .. } => {
+            Self::NoWeights { .. } | Self::MissingShard { .. } => {
                 Some("the download or the copy is incomplete; fetch the folder again".to_owned())
             }
             Self::Json { source, .. } if source.is_eof() => Some(CUT_OFF_HINT.to_owned()),

@@ -67,7 +67,7 @@ impl WeightFiles {
 /// and its two older ones.
 ///
 /// # Errors
-/// [`WeightsError::NoWeights`] lists what is there instead.
+/// [`WeightsError::NoWeights`] lists what is there instead; [`WeightsError::MissingShard`] names a file that the index needs.
 pub fn find_weights(dir: &Path, stem: &str, variant: Option<&str>) -> Result<WeightFiles, WeightsError> {
     search(dir, &[stem], variant, "safetensors")
 }
@@ -119,7 +119,11 @@ fn shards_of(dir: &Path, index: &Path) -> Result<WeightFiles, WeightsError> {
         if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
             return Err(WeightsError::ShardOutsideFolder { index: index.to_owned(), shard });
         }
-        paths.push(dir.join(shard));
+        let path = dir.join(&shard);
+        if !path.is_file() {
+            return Err(WeightsError::MissingShard { index: index.to_owned(), shard });
+        }
+        paths.push(path);
     }
     Ok(WeightFiles { paths })
 }
@@ -441,7 +445,7 @@ mod tests {
 
         fs::remove_file(dir.path().join(shards[1])).unwrap();
         let err = load(Toy::new(&Device::flex()), dir.path(), &OPTIONS).unwrap_err();
-        assert!(matches!(err, WeightsError::NotFound { .. }), "{err:?}");
+        assert!(matches!(err, WeightsError::MissingShard { .. }), "{err:?}");
     }
 
     #[test]

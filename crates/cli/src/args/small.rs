@@ -57,6 +57,9 @@ pub(crate) struct ConvertArgs {
     /// The title in the file's metadata [default: the file's name].
     #[arg(long, value_name = "TEXT")]
     pub(crate) title: Option<String>,
+    /// Read a folder's weight files of this variant, such as fp16.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
     /// Write over a file that is there, or into a folder that is not empty.
     #[arg(long)]
     pub(crate) force: bool,

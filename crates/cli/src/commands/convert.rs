@@ -23,9 +23,10 @@ pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> anyhow::Result
             FileType::Bf16 => SaveDtype::Bf16,
         }),
         title: args.title.as_deref(),
+        variant: args.variant.as_deref(),
         pickles: args.pickles.policy(),
     };
-    let input = Folders::new(&args.hub, options.pickles, output).model(&args.input)?;
+    let input = Folders::new(&args.hub, options.pickles, output).model(&args.input, options.variant)?;
     write(&input, &args.output, &options, &backend::open()?, &SystemDisk)?;
     tracing::info!("`{}` is written, read back and compared", args.output.display());
     Ok(())

@@ -15,7 +15,7 @@ const SHOWN: usize = 5;
 
 pub(crate) fn inspect(args: &InspectArgs, output: &OutputArgs) -> anyhow::Result<()> {
     let pickles = args.pickles.policy();
-    let path = Folders::new(&args.hub, pickles, output).model(&args.path)?;
+    let path = Folders::new(&args.hub, pickles, output).model(&args.path, None)?;
     let report = pyrograph_weights::inspect(&path, pickles)?;
     let compared = backend::open()
         .map_err(anyhow::Error::from)
