@@ -22,6 +22,8 @@ mod hub;
 mod hub_guide;
 mod hub_push;
 mod layouts;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod plan;
 mod reference_flags;
 mod training;

@@ -31,10 +31,25 @@ const MEMORY: (&str, &str) = ("docs/memory.md", include_str!("../../docs/memory.
 
 const HUB: (&str, &str) = ("docs/hub.md", include_str!("../../docs/hub.md"));
 
+const SCALING: (&str, &str) = ("docs/scaling.md", include_str!("../../docs/scaling.md"));
+
 const OPTIONS: (&str, &str) = ("docs/options.md", include_str!("../../docs/options.md"));
 
-const PAGES: [(&str, &str); 12] =
-    [README, INDEX, OWN_DATASET, SD15, GPU, LEARNING, USE, FORMATS, RELIABILITY, MEMORY, HUB, OPTIONS];
+const PAGES: [(&str, &str); 13] = [
+    README,
+    INDEX,
+    OWN_DATASET,
+    SD15,
+    GPU,
+    LEARNING,
+    USE,
+    FORMATS,
+    RELIABILITY,
+    MEMORY,
+    HUB,
+    SCALING,
+    OPTIONS,
+];
 
 const PRESETS: [(&str, &str); 2] = [
     ("configs/quickstart.toml", include_str!("../../configs/quickstart.toml")),
@@ -84,6 +99,22 @@ fn the_page_on_reliability_runs_from_top_to_bottom() {
 #[test]
 fn the_page_on_memory_runs_from_top_to_bottom() {
     check(MEMORY);
+}
+
+#[test]
+fn every_promise_to_several_processes_is_held_by_a_test() {
+    let tests = root().join("tests");
+    // Not there on a machine with the bundle of tests only.
+    let Ok(of_ranks) = fs::read_to_string(tests.join("train/ranks.rs")) else { return };
+    let existing = of_ranks + &fs::read_to_string(tests.join("cli/mpi.rs")).unwrap();
+    let promised = SCALING.1.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
+        line.rsplit_once("`").and_then(|(before, _)| before.rsplit_once("`")).map(|(_, name)| name)
+    });
+    let promised: Vec<&str> = promised.collect();
+    assert_eq!(promised.len(), 8);
+    for name in promised {
+        assert!(existing.contains(&format!("fn {name}()")), "there is no test `{name}`");
+    }
 }
 
 #[test]

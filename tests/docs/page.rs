@@ -1,7 +1,7 @@
 //! The commands of a page: its blocks fenced as `sh`.
 
 /// Why the commands of a block may be left out, as in ```` ```sh no-test=needs-download ````. None of them may be ours.
-const REASONS: [&str; 4] = ["needs-download", "needs-python", "needs-a-gpu", "runs-the-tests"];
+const REASONS: [&str; 5] = ["needs-download", "needs-python", "needs-a-gpu", "needs-mpi", "runs-the-tests"];
 
 /// A command and where it stands.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! `cargo xtask ci`: everything a merge needs, cheapest first.
 
-use std::env;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,19 +7,21 @@ use anyhow::{Context, Result};
 
 use crate::check::{clippy, fmt};
 use crate::doc::doc;
-use crate::shell::{Backend, cargo, run};
+use crate::mpi::mpi_if_there;
+use crate::shell::{Backend, cargo, has, run};
 use crate::smoke::smoke;
 use crate::test::test;
 use crate::tidy::tidy;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("fmt", fmt),
     ("tidy", tidy),
     ("clippy", clippy),
     ("browser", browser),
     ("test", || test(Backend::Cpu)),
+    ("mpi", mpi_if_there),
     ("doc", doc),
     ("check wgpu", || check_backend(Backend::Wgpu)),
     ("check cuda", || check_backend(Backend::Cuda)),
@@ -46,10 +47,7 @@ pub(crate) fn ci() -> Result<()> {
 
 /// Installs Chromium, in which the tests open the report, where it is missing and apt can; without it they skip that.
 fn browser() -> Result<()> {
-    let folders = env::var_os("PATH").unwrap_or_default();
-    let has = |program: &str| env::split_paths(&folders).any(|folder| folder.join(program).is_file());
-    if ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].iter().any(|name| has(name))
-    {
+    if ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].into_iter().any(has) {
         return Ok(());
     }
     if !has("apt-get") {

@@ -11,6 +11,7 @@ mod faults;
 mod fuzz;
 #[cfg(target_os = "linux")]
 mod llvm;
+mod mpi;
 mod options;
 mod parity;
 mod shell;
@@ -50,6 +51,8 @@ enum Verb {
         #[arg(long, default_value_t = 100)]
         kills: u32,
     },
+    /// Several processes under `mpirun`; installs Open MPI and libclang where apt can.
+    Mpi,
     /// Runs the readers of foreign files under libFuzzer; needs `cargo install cargo-fuzz`, a nightly compiler and a C++ one.
     Fuzz(fuzz::FuzzArgs),
     /// Makes fresh parity cases with PyTorch and diffusers, and runs the parity tests over them.
@@ -88,6 +91,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Tidy => tidy::tidy(),
         Verb::Test { backend } => test::test(backend),
         Verb::Faults { kills } => faults::faults(kills),
+        Verb::Mpi => mpi::mpi(),
         Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Parity { seed } => parity::parity(seed),
         Verb::Bench(args) => bench::bench(&args),

@@ -47,6 +47,12 @@ pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
+/// Whether there is a program of this name.
+pub(crate) fn has(program: &str) -> bool {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
 /// Prints a command and runs it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     print(command);

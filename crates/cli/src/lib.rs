@@ -11,6 +11,7 @@ mod hub;
 mod model_card;
 mod options;
 mod progress;
+mod ranks;
 mod report;
 mod run_report;
 mod signals;
@@ -66,7 +67,9 @@ fn done((): ()) -> Outcome {
 }
 
 fn log_to_stderr(output: &OutputArgs) {
-    let filter = EnvFilter::new(output.log_filter());
+    // Of what all processes say alike, one says it.
+    let filter = if ranks::is_follower() { "warn" } else { output.log_filter() };
+    let filter = EnvFilter::new(filter);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

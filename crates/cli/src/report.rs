@@ -27,14 +27,21 @@ pub(crate) enum Outcome {
     Stopped,
 }
 
+impl Outcome {
+    /// What a process exits with.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::BadInput => 2,
+            Self::Stopped => 3,
+        }
+    }
+}
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        ExitCode::from(match outcome {
-            Outcome::Done => 0,
-            Outcome::Failed => 1,
-            Outcome::BadInput => 2,
-            Outcome::Stopped => 3,
-        })
+        outcome.code().into()
     }
 }
 

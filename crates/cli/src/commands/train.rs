@@ -12,6 +12,7 @@ use super::train_names::{NamesOnHub, bring};
 use crate::args::{OutputArgs, TrainArgs};
 use crate::hub::name_of;
 use crate::model_card::{self, Upload};
+use crate::ranks::{Ranks, Warnings};
 use crate::report::Outcome;
 use crate::run_report::Reporter;
 use crate::signals::stop_on_signals;
@@ -39,7 +40,18 @@ pub(crate) fn train(args: &TrainArgs, output: &OutputArgs) -> anyhow::Result<Out
     let device = backend::open()?;
     backend::require(&device, &plan)?;
     tracing::info!("memory plan\n{budget}");
-    let mut trainer = Trainer::new(plan, &device)?.stopped_by(stop);
+    let ranks = Ranks::meet()?;
+    let trainer = match ranks.group() {
+        None => Trainer::new(plan, &device),
+        Some(group) => Trainer::in_group(plan, &device, group),
+    };
+    let mut trainer = trainer.map_err(|error| ranks.ended_by(error.into()))?.stopped_by(stop);
+    if let Some(group) = ranks.group().filter(|_| !ranks.writes()) {
+        return Ok(match trainer.run(&mut Warnings { rank: group.rank() })? {
+            RunEnd::Finished => Outcome::Done,
+            RunEnd::Stopped { .. } => Outcome::Stopped,
+        });
+    }
     let mut observer = progress::observer(output);
     let mut reporter = Reporter::new(&trainer, format!("{data} on {base}"), &device, observer.as_mut())?;
     let end = trainer.run(&mut reporter)?;
